@@ -1,0 +1,58 @@
+"""Replace a live ML model by its next version without losing a request, inside your own Python process."""
+
+from changeover import errors, plugin
+from changeover.core.snapshots import Audit as Audit
+from changeover.core.snapshots import Balance as Balance
+from changeover.core.snapshots import DrainOutcome as DrainOutcome
+from changeover.core.snapshots import Event as Event
+from changeover.core.snapshots import EventsDropped as EventsDropped
+from changeover.core.snapshots import Holder as Holder
+from changeover.core.snapshots import Reply as Reply
+from changeover.core.snapshots import Statistics as Statistics
+from changeover.core.snapshots import StepRecord as StepRecord
+from changeover.core.snapshots import SwapOperation as SwapOperation
+from changeover.core.snapshots import VersionLoadInfo as VersionLoadInfo
+from changeover.core.snapshots import VersionStatistics as VersionStatistics
+from changeover.core.values import Batching as Batching
+from changeover.core.values import Drain as Drain
+from changeover.core.values import Shift as Shift
+from changeover.core.values import SwapState as SwapState
+from changeover.core.values import Timeouts as Timeouts
+from changeover.core.values import VersionKey as VersionKey
+from changeover.core.values import VersionSpec as VersionSpec
+from changeover.core.values import VersionState as VersionState
+from changeover.runtime.calls import Engine as Engine
+from changeover.runtime.engine import open_engine as open_engine
+from changeover.runtime.events import Events as Events
+from changeover.runtime.lease import Lease as Lease
+from changeover.runtime.references import ReferenceTracker as ReferenceTracker
+
+__all__ = [
+    "Audit",
+    "Balance",
+    "Batching",
+    "Drain",
+    "DrainOutcome",
+    "Engine",
+    "Event",
+    "Events",
+    "EventsDropped",
+    "Holder",
+    "Lease",
+    "ReferenceTracker",
+    "Reply",
+    "Shift",
+    "Statistics",
+    "StepRecord",
+    "SwapOperation",
+    "SwapState",
+    "Timeouts",
+    "VersionKey",
+    "VersionLoadInfo",
+    "VersionSpec",
+    "VersionState",
+    "VersionStatistics",
+    "errors",
+    "open_engine",
+    "plugin",
+]

@@ -1,0 +1,1 @@
+"""What decides: values, tables and pure synchronous functions. Imports no Trio, no clock, no I/O."""

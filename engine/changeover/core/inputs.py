@@ -1,0 +1,68 @@
+"""Whether the inputs of a request fit a model's signature; pure, and by duck typing, because NumPy is not needed.
+
+An array is anything with a `shape` and a `dtype` that compares equal to its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from changeover.core.values import VersionKey
+from changeover.errors import InvalidInput
+from changeover.plugin import BATCH, Signature, TensorSpec
+
+
+def check_inputs(signature: Signature, inputs: Mapping[str, Any], key: VersionKey) -> int:
+    """Return how many rows of a batch the inputs fill, 1 where there is no batch dimension.
+
+    Raises `InvalidInput` with the name of the input, what it is and what it should be.
+    """
+    if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidInput(_text(key, f"inputs must be a mapping of names to arrays, not {type(inputs).__name__}"))
+    if not signature.checked:
+        return 1
+    if len(inputs) != len(signature.inputs):
+        _raise_for_names(signature, inputs, key)
+    rows: int | None = None
+    for spec in signature.inputs:
+        array = inputs.get(spec.name)
+        if array is None:
+            _raise_for_names(signature, inputs, key)
+        batch = _check_array(spec, array, key)
+        if batch is not None and rows is not None and batch != rows:
+            raise InvalidInput(_text(key, f"input {spec.name!r} has {batch} rows where another input has {rows}"))
+        rows = rows if batch is None else batch
+    return 1 if rows is None else rows
+
+
+def _check_array(spec: TensorSpec, array: Any, key: VersionKey) -> int | None:
+    """Return the size of the array's batch dimension, None where it has none."""
+    shape = getattr(array, "shape", None)
+    dtype = getattr(array, "dtype", None)
+    if shape is None or dtype is None:
+        kind = type(array).__name__
+        raise InvalidInput(_text(key, f"input {spec.name!r} must be a {spec.dtype} array, not {kind}; see numpy.asarray"))
+    if spec.dtype and dtype != spec.dtype:
+        raise InvalidInput(_text(key, f"input {spec.name!r} must be {spec.dtype}, not {dtype}; see numpy.astype"))
+    fits = len(shape) == len(spec.shape)
+    if not fits or any(isinstance(want, int) and want != got for want, got in zip(spec.shape, shape, strict=True)):
+        wanted = "(" + ", ".join("any" if d is None else str(d) for d in spec.shape) + ")"
+        raise InvalidInput(_text(key, f"input {spec.name!r} must have the shape {wanted}, not {tuple(shape)}"))
+    if spec.shape[:1] != (BATCH,):
+        return None
+    if shape[0] == 0:
+        raise InvalidInput(_text(key, f"input {spec.name!r} has no rows; send at least one"))
+    return int(shape[0])
+
+
+def _raise_for_names(signature: Signature, inputs: Mapping[str, Any], key: VersionKey) -> None:
+    wanted = {spec.name for spec in signature.inputs}
+    missing = ", ".join(sorted(map(repr, wanted - inputs.keys()))) or "none"
+    unknown = ", ".join(sorted(map(repr, inputs.keys() - wanted))) or "none"
+    takes = ", ".join(repr(spec.name) for spec in signature.inputs)
+    raise InvalidInput(_text(key, f"wrong input names: missing {missing}; unknown {unknown}; the model takes {takes}"))
+
+
+def _text(key: VersionKey, what: str) -> str:
+    return f"{key}: {what}"

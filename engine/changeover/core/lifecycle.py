@@ -1,0 +1,144 @@
+"""A version's life as one table: (state, event) -> (next state, what must be done).
+
+`step` is pure. `runtime/version.py` is the thin task that does what `step` says. An event that a state does not know
+raises `IllegalEvent` and changes nothing; `tests/engine/core/test_lifecycle.py` walks every pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import NamedTuple
+
+from changeover.core.values import VersionState as S
+
+
+class Event(Enum):
+    """What can happen to a version."""
+
+    LOAD = auto()
+    """Somebody, or its supervisor, wants it loaded."""
+    LOADED = auto()
+    """The loader returned a model."""
+    LOAD_FAILED = auto()
+    """The loader raised or returned no model."""
+    OVERDUE = auto()
+    """Loading and warming up took too long."""
+    LOAD_CANCELLED = auto()
+    """Nobody wants it any more."""
+    WARMED = auto()
+    """It answered all its warm-up data."""
+    WARM_FAILED = auto()
+    """It raised on its warm-up data."""
+    DRAIN = auto()
+    """No new use; wait for the present ones."""
+    GIVE_BACK = auto()
+    """The drain is called off."""
+    DEADLINE = auto()
+    """The drain is out of time."""
+    ZERO = auto()
+    """Nobody holds it."""
+    CLOSED = auto()
+    """Its `close()` has returned after an orderly end."""
+    CLOSED_FAILED = auto()
+    """Its `close()` has returned after a failed warm-up."""
+    CLOSED_EVICTED = auto()
+    """Its `close()` has returned and it stays routed, to be reloaded on demand."""
+    CRASHED = auto()
+    """Its actor failed, or its model declared a fatal error."""
+
+
+class Action(Enum):
+    """What the actor must do when it makes a transition."""
+
+    START_LOAD = auto()
+    """Start, or adopt, a load thread."""
+    ABANDON_LOAD = auto()
+    """Leave the load thread behind as a zombie."""
+    START_WARM = auto()
+    """Run the warm-up data."""
+    OPEN = auto()
+    """Let references be taken, and tell the router."""
+    SHUT = auto()
+    """Take it out of the router; no new references; then watch for zero."""
+    CLOSE = auto()
+    """Close the model, which nobody holds, in a thread of its own."""
+    RETIRE = auto()
+    """Take it out of service at once; the host closes the model after its last holder left."""
+
+
+class Transition(NamedTuple):
+    """One cell of the table."""
+
+    state: S
+    actions: tuple[Action, ...] = ()
+
+
+class IllegalEvent(Exception):
+    """An event that the state does not know; nothing was changed."""
+
+
+_LOADABLE: Mapping[Event, Transition] = {Event.LOAD: Transition(S.LOADING, (Action.START_LOAD,))}
+
+TABLE: Mapping[S, Mapping[Event, Transition]] = {
+    S.REGISTERED: _LOADABLE,
+    S.UNLOADED: _LOADABLE,
+    S.EVICTED: _LOADABLE,
+    S.FAILED: _LOADABLE,
+    S.LOADING: {
+        Event.LOADED: Transition(S.WARMING, (Action.START_WARM,)),
+        Event.LOAD_FAILED: Transition(S.FAILED),
+        Event.OVERDUE: Transition(S.FAILED, (Action.ABANDON_LOAD,)),
+        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.ABANDON_LOAD,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.ABANDON_LOAD,)),
+    },
+    S.WARMING: {
+        Event.WARMED: Transition(S.READY, (Action.OPEN,)),
+        Event.WARM_FAILED: Transition(S.UNLOADING, (Action.CLOSE,)),
+        # The thread that runs the warm-up data cannot be stopped, so the model is closed when it comes back.
+        Event.OVERDUE: Transition(S.FAILED, (Action.RETIRE,)),
+        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.RETIRE,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
+    },
+    S.READY: {
+        Event.DRAIN: Transition(S.DRAINING, (Action.SHUT,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
+    },
+    S.DRAINING: {
+        Event.ZERO: Transition(S.UNLOADING, (Action.CLOSE,)),
+        Event.DEADLINE: Transition(S.QUARANTINED),
+        Event.GIVE_BACK: Transition(S.READY, (Action.OPEN,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
+    },
+    S.QUARANTINED: {
+        Event.ZERO: Transition(S.UNLOADING, (Action.CLOSE,)),
+        Event.GIVE_BACK: Transition(S.READY, (Action.OPEN,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
+    },
+    S.UNLOADING: {
+        Event.CLOSED: Transition(S.UNLOADED),
+        Event.CLOSED_FAILED: Transition(S.FAILED),
+        Event.CLOSED_EVICTED: Transition(S.EVICTED),
+        # The close thread goes on by itself; whatever it closes is already nobody's.
+        Event.CRASHED: Transition(S.FAILED),
+    },
+}
+
+RESTING = frozenset({S.REGISTERED, S.UNLOADED, S.EVICTED, S.FAILED})
+"""States in which a version needs no actor."""
+
+LOADED = frozenset({S.READY, S.DRAINING, S.QUARANTINED})
+"""States in which a version holds a warm model."""
+
+
+def knows(state: S, event: Event) -> bool:
+    """Return whether `event` is in the table for `state`."""
+    return event in TABLE[state]
+
+
+def step(state: S, event: Event) -> Transition:
+    """Return the transition for `event` in `state`; raises `IllegalEvent` where there is none."""
+    transition = TABLE[state].get(event)
+    if transition is None:
+        raise IllegalEvent(f"{event.name} in state {state.name}")
+    return transition

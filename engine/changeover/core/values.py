@@ -1,0 +1,171 @@
+"""What a caller hands in: the key of a version, its spec, and how to drain, shift and time a swap.
+
+Frozen values that check themselves when they are made. Owns no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import attrs
+from attrs.validators import optional
+
+from changeover.core.checks import is_count, is_one_of, is_seconds, is_type, is_word
+
+
+class VersionKey(NamedTuple):
+    """One version of one model; printed as `model/version`."""
+
+    model: str
+    version: str
+
+    def __str__(self) -> str:
+        """Return `model/version`."""
+        return f"{self.model}/{self.version}"
+
+
+class VersionState(Enum):
+    """Where a version stands in its life; `core/lifecycle.py` has the table."""
+
+    REGISTERED = "registered"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    QUARANTINED = "quarantined"
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+    EVICTED = "evicted"
+    FAILED = "failed"
+
+
+class SwapState(Enum):
+    """Where a swap stands; `core/plan.py` has the table."""
+
+    NOT_STARTED = "not_started"
+    LOADING_NEW_VERSION = "loading_new_version"
+    TRANSITIONING = "transitioning"
+    OLD_VERSION_DRAINING = "old_version_draining"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    RECOVERING = "recovering"
+
+    @property
+    def ended(self) -> bool:
+        """True where nothing more will happen to the swap."""
+        return self in _SWAP_ENDS
+
+
+_SWAP_ENDS = frozenset(
+    {SwapState.COMPLETED, SwapState.FAILED, SwapState.ROLLED_BACK, SwapState.CANCELLED, SwapState.SUPERSEDED}
+)
+
+
+@attrs.frozen
+class Batching:
+    """How a worker gathers requests into one call of `predict`.
+
+    A batch whose call raises is tried again request by request, so that a bad one fails alone.
+    """
+
+    max_batch: int = attrs.field(default=32, validator=is_count())
+    """The most rows in one call; a request that alone has more goes alone."""
+    max_delay_s: float = attrs.field(default=0.002, validator=is_seconds())
+    """How long the first request of a batch waits for others, in seconds."""
+
+
+@attrs.frozen
+class VersionSpec:
+    """All that is needed to load one version; the same fields as in `model.toml`."""
+
+    model: str = attrs.field(validator=is_word)
+    """The model's name."""
+    version: str = attrs.field(validator=is_word)
+    """The version; any word, compared as text."""
+    source: str | Path = attrs.field(validator=is_type(str, Path))
+    """What the loader reads: a path, or the loader's own notation such as `"module:function"`."""
+    loader: str = attrs.field(kw_only=True, validator=is_word)
+    """The loader's entry-point name."""
+    options: Mapping[str, Any] = attrs.field(kw_only=True, factory=dict[str, Any], validator=is_type(Mapping))
+    """The loader's own settings."""
+    warmup: tuple[Mapping[str, Any], ...] = attrs.field(kw_only=True, default=(), converter=tuple)
+    """Inputs that are run through the model, one after the other, before it takes traffic."""
+    isolation: Literal["inline"] = attrs.field(
+        kw_only=True,
+        default="inline",
+        validator=is_one_of("inline", later='"process" is planned and not built yet'),
+    )
+    """Where the model lives: in this process."""
+    execution: Literal["inline", "worker"] = attrs.field(
+        kw_only=True, default="inline", validator=is_one_of("inline", "worker")
+    )
+    """Who calls `predict`: the caller's own thread (fast models), or the version's worker threads."""
+    workers: int = attrs.field(kw_only=True, default=1, validator=is_count())
+    """How many worker threads; above 1 needs a thread-safe model."""
+    batching: Batching | None = attrs.field(kw_only=True, default=None, validator=optional(is_type(Batching)))
+    """How workers gather requests; None: one request a call. Needs `execution="worker"`."""
+    queue_limit: int = attrs.field(kw_only=True, default=1024, validator=is_count())
+    """The most requests that wait for a worker; one more is refused with `Overloaded`."""
+    pinned: bool = attrs.field(kw_only=True, default=False, validator=is_type(bool))
+    """True keeps the version out of eviction."""
+    allow_code: bool = attrs.field(kw_only=True, default=False, validator=is_type(bool))
+    """True allows a loader that runs code of the source's author."""
+    sha256: str | None = attrs.field(kw_only=True, default=None, validator=optional(is_type(str)))
+    """The hexadecimal digest that the source file must have; None: any."""
+    memory_hint_bytes: int | None = attrs.field(kw_only=True, default=None, validator=optional(is_count(0)))
+    """What to reserve before the load; None: the size of the source file."""
+    load_timeout_s: float = attrs.field(kw_only=True, default=60.0, validator=is_seconds(zero=False))
+    """How long loading and warming up may take together, in seconds."""
+
+    @property
+    def key(self) -> VersionKey:
+        """The model's name and the version."""
+        return VersionKey(self.model, self.version)
+
+
+@attrs.frozen
+class Drain:
+    """How an old version is emptied; it is never unloaded in use."""
+
+    deadline_s: float = attrs.field(default=30.0, validator=is_seconds())
+    """How long to wait for the last holder before `then` decides, in seconds."""
+    then: Literal["quarantine", "wait"] = attrs.field(
+        default="quarantine",
+        validator=is_one_of("quarantine", "wait", later='"cancel" and "rollback" are planned and not built yet'),
+    )
+    """`quarantine`: keep it loaded without traffic until the last holder leaves; `wait`: no bound at all."""
+
+
+@attrs.frozen
+class Shift:
+    """How traffic moves to the new version."""
+
+    kind: Literal["at_once"] = attrs.field(default="at_once", validator=is_one_of("at_once"))
+    """`at_once`: one step, all of it."""
+
+    _AT_ONCE: ClassVar[Shift]
+
+    @classmethod
+    def at_once(cls) -> Shift:
+        """Return the plan that moves all traffic in one step."""
+        return cls._AT_ONCE
+
+
+Shift._AT_ONCE = Shift()  # noqa: SLF001 - the class's own constant, made once
+
+
+@attrs.frozen
+class Timeouts:
+    """The most that single steps of a swap may take; a step that is late is a step that failed."""
+
+    load_s: float | None = attrs.field(default=None, validator=optional(is_seconds(zero=False)))
+    """Load and warm-up together, in seconds; None: the spec's `load_timeout_s`."""
+    unload_s: float = attrs.field(default=30.0, validator=is_seconds(zero=False))
+    """Closing the old model after it was drained, in seconds."""

@@ -1,0 +1,272 @@
+"""What every face of the engine has in common: the parts, and all calls that never wait.
+
+Owns the registry, router, host, versions and sagas of one engine; the tasks are the supervisors'. `lease`,
+`references` and the status calls may be made from any thread, the others on the engine's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import attrs
+
+from changeover.core import lifecycle
+from changeover.core.checks import seconds
+from changeover.core.snapshots import (
+    Audit,
+    Balance,
+    Holder,
+    Statistics,
+    SwapOperation,
+    VersionLoadInfo,
+    VersionStatistics,
+)
+from changeover.core.store import Store
+from changeover.core.tally import peek
+from changeover.core.values import VersionKey, VersionSpec, VersionState
+from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded, twin
+from changeover.runtime.events import Bus, Events
+from changeover.runtime.host import Host
+from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
+from changeover.runtime.ports import Journal, Ports
+from changeover.runtime.references import ReferenceTracker
+from changeover.runtime.registry import Registry
+from changeover.runtime.router import Router
+from changeover.runtime.saga import Saga, SagaWorld
+from changeover.runtime.supervisor import Supervisor
+from changeover.runtime.version import Version, World
+
+SWAPS_KEPT = 1_000
+"""So many ended swaps are remembered."""
+
+
+@attrs.frozen
+class Settings:
+    """What `open_engine` was called with."""
+
+    repository: Path | None = None
+    memory_budget_bytes: int | None = None
+    debug_references: bool = False
+    close_timeout_s: float = 10.0
+    stuck_loads_max: int = 8
+
+
+class EngineBase:
+    """The parts of an engine and its synchronous calls."""
+
+    def __init__(self, settings: Settings, ports: Ports, journal: Journal) -> None:
+        """Wire the parts together; nothing runs yet."""
+        self._settings = settings
+        self._ports = ports
+        self._bus = Bus(ports.clock)
+        self._store: Store[int] = Store(settings.memory_budget_bytes)
+        self._registry = Registry()
+        self._router = Router(ports.random, self._bus, self._explain)
+        self._host = Host(
+            ports, self._store, self._bus,
+            record_references=settings.debug_references, stuck_max=settings.stuck_loads_max,
+        )  # fmt: skip
+        self._versions: dict[VersionKey, Version] = {}
+        self._version_supervisor = Supervisor(ports)
+        self._saga_supervisor = Supervisor(ports)
+        self._world = World(
+            ports, self._host, self._bus, self._version_supervisor, self._router.opened, self._router.shut
+        )
+        self._saga_world = SagaWorld(ports, self._bus, self._router, journal, self._version)
+        self._sagas: dict[str, Saga] = {}
+        where = caller if settings.debug_references else _nowhere
+        self._where = where
+        self._references = ReferenceTracker(self._router, self._host, ports, where)
+        self._lease_kind = DebugLease if settings.debug_references else Lease
+        self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready)
+
+    async def _until_ready(self, model: str, version: str | None) -> None:
+        """Wait while a version of the model is being loaded; each face that can wait has its own."""
+        raise NotImplementedError
+
+    # --- registering ---
+
+    @overload
+    def register(self, model: VersionSpec, /) -> VersionSpec: ...
+
+    @overload
+    def register(
+        self, model: str, version: str, source: str | Path, /, *, loader: str, **fields: Any
+    ) -> VersionSpec: ...
+
+    def register(
+        self,
+        model: VersionSpec | str,
+        version: str | None = None,
+        source: str | Path | None = None,
+        /,
+        **fields: Any,
+    ) -> VersionSpec:
+        """Make a version known, by its spec or by the spec's fields; loads nothing.
+
+        Raises `AlreadyRegistered`, `InvalidValue`, `LoaderNotInstalled` and `CodeNotAllowed`.
+        """
+        self._check_open()
+        spec = model if isinstance(model, VersionSpec) else _make_spec(model, version, source, fields)
+        if spec.batching is not None and spec.execution != "worker":
+            raise InvalidValue(f'{spec.key}: batching needs execution="worker"; inline calls cannot be gathered')
+        if spec.key not in self._registry:  # a loader that is missing is worse news than a version that is there
+            self._host.loaders.find(spec)
+        self._registry.add(spec)
+        self._bus.emit("version_registered", spec.key, loader=spec.loader, source=str(spec.source))
+        return spec
+
+    # --- using ---
+
+    def lease(
+        self,
+        model: str,
+        *,
+        version: str | None = None,
+        request_id: str | None = None,
+        wait_s: float | None = None,
+    ) -> Lease:
+        """Return a lease to enter with `with` (never waits; any thread) or `async with` (waits for a running load).
+
+        It holds the active version, or the one named; `request_id` names it in audits, and may be held only once.
+        """
+        return self._lease_kind(self._lease_world, model, version, request_id, wait_s)
+
+    @property
+    def references(self) -> ReferenceTracker:
+        """References under the caller's own ids."""
+        return self._references
+
+    def who_holds(self, model: str, version: str) -> tuple[Holder, ...]:
+        """Return who holds the version, oldest first; raises `ModelNotRegistered`."""
+        self._registry.get(VersionKey(model, version))
+        return self._references.holders(model, version)
+
+    # --- looking ---
+
+    def is_loaded(self, model: str, version: str) -> bool:
+        """Return whether the version holds a warm model; raises `ModelNotRegistered`."""
+        return self.load_info(model, version).is_loaded
+
+    def is_active(self, model: str, version: str) -> bool:
+        """Return whether the version has the largest share of its model's traffic; raises `ModelNotRegistered`."""
+        self._registry.get(VersionKey(model, version))
+        return self._router.active(model) == version
+
+    def loaded_versions(self, model: str) -> tuple[str, ...]:
+        """Return the versions that hold a warm model, in order of their registration; raises `ModelNotRegistered`."""
+        return tuple(v for v in self._registry.versions(model) if self._state(VersionKey(model, v)) in lifecycle.LOADED)
+
+    def load_info(self, model: str, version: str) -> VersionLoadInfo:
+        """Return what is known of a version; raises `ModelNotRegistered`."""
+        key = VersionKey(model, version)
+        spec = self._registry.get(key)
+        known = self._versions.get(key)
+        return (known or Version(spec, self._world)).info()
+
+    def swap_status(self, swap_id: str) -> SwapOperation:
+        """Return a swap as it stands; raises `SwapNotFound`."""
+        return self._saga(swap_id).operation
+
+    def swaps(self, model: str | None = None, limit: int = 100) -> tuple[SwapOperation, ...]:
+        """Return the last swaps, of one model or of all, oldest first."""
+        found = [s.operation for s in self._sagas.copy().values() if model is None or s.swap.new.model == model]
+        return tuple(found[-limit:]) if limit > 0 else ()
+
+    def audit(self, *, suspect_after_s: float = 60.0) -> Audit:
+        """Return every balance, who holds what, and who has held it for longer than `suspect_after_s`."""
+        seconds("suspect_after_s", suspect_after_s)
+        now = self._ports.clock.now()
+        balances = dict(self._host.past)
+        holders: dict[VersionKey, tuple[Holder, ...]] = {}
+        for loaded in self._host.living():
+            balances[loaded.key] = balances.get(loaded.key, Balance(0, 0, 0)) + loaded.account.balance()
+            if held := loaded.account.holders(now):
+                holders[loaded.key] = holders.get(loaded.key, ()) + held
+        suspected = tuple((k, h) for k, hs in holders.items() for h in hs if h.age_s > suspect_after_s)
+        return Audit(balances, holders, suspected)
+
+    def statistics(self) -> Statistics:
+        """Return the engine's counts."""
+        balances = self.audit().balances
+        living = {loaded.key: loaded for loaded in self._host.living()}
+        versions: dict[VersionKey, VersionStatistics] = {}
+        for key, version in self._versions.copy().items():
+            loaded = living.get(key)
+            versions[key] = VersionStatistics(
+                state=version.state,
+                references=balances.get(key, Balance(0, 0, 0)),
+                queued=len(loaded.lane) if loaded else 0,
+                predictions=peek(loaded.predictions) if loaded else 0,
+                errors=peek(loaded.errors) if loaded else 0,
+            )
+        return Statistics(
+            versions=versions,
+            registered=len(self._registry),
+            stuck_loads=len(self._host.stuck()),
+            swaps_open=sum(1 for saga in self._sagas.copy().values() if not saga.operation.state.ended),
+            reserved_bytes=self._store.reserved_bytes,
+            budget_bytes=self._store.budget_bytes,
+            children_restarted=self._version_supervisor.restarts + self._saga_supervisor.restarts,
+        )
+
+    def events(self, buffer: int = 1000) -> Events:
+        """Return the events from now on, to enter with `async with` and to read with `async for`."""
+        return Events(self._bus, buffer)
+
+    # --- inside ---
+
+    def _check_open(self) -> None:
+        if self._router.refusal is not None:
+            raise twin(self._router.refusal)
+
+    def _version(self, key: VersionKey) -> Version:
+        """Return the version of a key, made on first need; raises `ModelNotRegistered`."""
+        version = self._versions.get(key)
+        if version is None:
+            version = self._versions[key] = Version(self._registry.get(key), self._world)
+        return version
+
+    def _state(self, key: VersionKey) -> VersionState:
+        version = self._versions.get(key)
+        return version.state if version else VersionState.REGISTERED
+
+    def _saga(self, swap_id: str) -> Saga:
+        saga = self._sagas.get(swap_id)
+        if saga is None:
+            raise SwapNotFound(f"no swap has the id {swap_id!r}; engine.swaps() lists the last {SWAPS_KEPT}")
+        return saga
+
+    def _explain(self, model: str, version: str | None) -> ChangeoverError:
+        """Return why nothing of a model, or of one of its versions, can be pinned."""
+        try:
+            known = self._registry.versions(model)
+            if version is not None:
+                self._registry.get(VersionKey(model, version))
+        except ChangeoverError as error:
+            return error
+        if version is not None:
+            state = self._state(VersionKey(model, version))
+            text = f"{model}/{version} takes no requests: it is {state.value}"
+            if state in lifecycle.RESTING:
+                return VersionNotLoaded(f"{text}; use await engine.load(...)", model=model, version=version)
+            return NotReady(text, model=model, version=version)
+        states = ", ".join(f"{v} is {self._state(VersionKey(model, v)).value}" for v in known)
+        return NotReady(f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model)
+
+
+def _make_spec(model: str, version: str | None, source: str | Path | None, fields: Mapping[str, Any]) -> VersionSpec:
+    if version is None or source is None:
+        raise InvalidValue("register takes a VersionSpec, or a model, a version and a source")
+    try:
+        return VersionSpec(model, version, source, **fields)
+    except TypeError as error:
+        known = ", ".join(field.name for field in attrs.fields(VersionSpec))
+        raise InvalidValue(f"{model}/{version}: {error}; the fields of a VersionSpec are {known}") from error
+
+
+def _nowhere() -> str | None:
+    """Name no line, where references are not debugged."""
+    return None

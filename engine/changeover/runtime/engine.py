@@ -1,0 +1,143 @@
+"""`open_engine`: the start order of an engine, its stop order, and what comes out of the block.
+
+It owns the one nursery of the engine, in which the two supervisors run: versions first, then sagas, stopped the other
+way round. A body's own exception comes out as it is; a crash of the engine cancels the body and is `EngineFailed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from changeover.core.checks import count, seconds
+from changeover.core.values import Drain, SwapState
+from changeover.errors import ChangeoverError, EngineClosed, EngineFailed
+from changeover.runtime.base import Settings
+from changeover.runtime.calls import Engine
+from changeover.runtime.events import logger
+from changeover.runtime.journal import MemoryJournal
+from changeover.runtime.orders import DrainOrder
+from changeover.runtime.ports import Ports
+from changeover.runtime.supervisor import Supervisor
+
+
+class _Running(Engine):
+    """An engine with its tasks."""
+
+    failure: Exception | None = None
+    """What crashed it."""
+
+    async def start_in(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
+        """Start the supervisors, then register what the repository holds; a crash of theirs cancels `body`."""
+        for supervisor in (self._version_supervisor, self._saga_supervisor):
+            await nursery.start(self._run, supervisor, body)
+        if self._settings.repository is not None:
+            await self.scan()
+
+    async def _run(
+        self, supervisor: Supervisor, body: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Run a supervisor; its crash is the engine's."""
+        try:
+            await supervisor.run(task_status=task_status)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the body must hear of it
+            self.failure = self.failure or error
+            logger.error("the engine crashed", exc_info=error)
+            self._router.refuse(self.failed())
+            body.cancel()
+
+    def failed(self) -> EngineFailed:
+        """Return the crash as an error to raise."""
+        error = EngineFailed(f"the engine crashed: {self.failure!r}; open a new one")
+        error.__cause__ = self.failure
+        return error
+
+    async def stop(self) -> None:
+        """Refuse new work, undo swaps before their pivot, let what runs end, close every model that nobody holds."""
+        if self.failure is None:
+            self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
+        with trio.move_on_after(self._settings.close_timeout_s):
+            if self.failure is None:
+                await self._wind_down()
+        await self._saga_supervisor.stop()
+        await self._version_supervisor.stop()
+        with trio.move_on_after(self._settings.close_timeout_s):
+            await self._host.quiet()
+        self._bus.close()
+
+    async def _wind_down(self) -> None:
+        """Turn round the swaps that can be, then empty every version; sagas behind their pivot end with their drains."""
+        turned = list(self._saga_world.slots.values())
+        for saga in turned:
+            saga.turn(SwapState.CANCELLED)
+        for saga in turned:
+            await saga.ended.over()
+        drain = Drain(self._settings.close_timeout_s)
+        orders = [(version, DrainOrder(drain)) for version in self._versions.values() if version.loaded is not None]
+        for version, order in orders:
+            version.post(order)
+        for _, order in orders:
+            await order.closed.over()
+        for saga in list(self._sagas.values()):
+            await saga.ended.over()
+
+    def settle_accounts(self, *, strict: bool) -> None:
+        """Log what is still held; raises `ReferenceLeakError` where that is not allowed."""
+        audit = self.audit()
+        for key, holders in audit.holders.items():
+            for holder in holders:
+                logger.warning("still held when the engine was closed: %s: %s", key, holder)
+        if strict:
+            audit.raise_for_leaks()
+
+
+@asynccontextmanager
+async def open_engine(
+    *,
+    repository: Path | str | None = None,
+    memory_budget_bytes: int | None = None,
+    debug_references: bool = False,
+    strict_references: bool = False,
+    close_timeout_s: float = 10.0,
+    stuck_loads_max: int = 8,
+    ports: Ports | None = None,
+) -> AsyncGenerator[Engine, None]:
+    """Open an engine for the block, and close it behind it.
+
+    Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
+    what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
+    comes out as it is. A crash of the engine cancels the body and raises `EngineFailed`. `ports` is for simulators.
+    """
+    settings = Settings(
+        repository=Path(repository) if repository is not None else None,
+        memory_budget_bytes=None if memory_budget_bytes is None else count("memory_budget_bytes", memory_budget_bytes),
+        debug_references=debug_references,
+        close_timeout_s=seconds("close_timeout_s", close_timeout_s),
+        stuck_loads_max=count("stuck_loads_max", stuck_loads_max),
+    )
+    engine = _Running(settings, ports or Ports.system(), MemoryJournal())
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            with trio.CancelScope() as body:
+                await engine.start_in(nursery, body)
+                yield engine
+        except BaseException as raised:  # noqa: BLE001 - it is raised again below, outside of the nursery's group
+            error = raised
+        with trio.CancelScope(shield=True):
+            await engine.stop()
+    if engine.failure is not None and (error is None or isinstance(error, Exception)):
+        raise _both(engine.failed(), error)
+    engine.settle_accounts(strict=strict_references and error is None)
+    if error is not None:
+        raise error
+
+
+def _both(failed: EngineFailed, error: Exception | None) -> ChangeoverError:
+    """Return the engine's crash, with what the body made of it."""
+    if error is not None and not isinstance(error, EngineFailed):
+        failed.add_note(f"the body raised too: {type(error).__name__}: {error}")
+    return failed

@@ -1,0 +1,179 @@
+"""A lease: direct use of a version, tied to a block, taken and given back in one step from any thread.
+
+It owns one reference while it is entered. `Lease` is on the request path and does nothing that is not needed;
+`DebugLease` notes where it was taken and hands out a proxy that refuses to work afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any
+
+import attrs
+import trio
+
+from changeover.core.ledger import Account, RefId
+from changeover.errors import AlreadyHeld, NotReady, NotThreadSafe, ReferenceNotHeld
+from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.router import Router
+
+
+@attrs.frozen
+class LeaseWorld:
+    """What a lease needs of the engine."""
+
+    router: Router
+    now: Callable[[], float]
+    """The engine's clock."""
+    until_ready: Callable[[str, str | None], Awaitable[None]]
+    """Waits while a version of the model is being loaded; raises `NotReady` where none is."""
+
+
+class Lease:
+    """`with engine.lease(...) as lease:` or `async with`; release may happen on another thread than acquisition."""
+
+    __slots__ = ("_account", "_model", "_ref", "_request_id", "_version", "_wait_s", "_world")
+
+    def __init__(
+        self, world: LeaseWorld, model: str, version: str | None, request_id: str | None, wait_s: float | None
+    ) -> None:
+        """Remember what to pin; nothing is held before the block is entered."""
+        self._world = world
+        self._model = model
+        self._version = version
+        self._request_id = request_id
+        self._wait_s = wait_s
+        self._ref: RefId | None = None
+        self._account: Account | None = None
+
+    def __enter__(self) -> Lease:
+        """Pin a version, without waiting.
+
+        Raises `NotReady`, `ModelNotRegistered`, `VersionNotLoaded`, `AlreadyHeld`, `EngineClosed` or `EngineFailed`.
+        """
+        if self._ref is not None:
+            raise AlreadyHeld("this lease is entered already; ask the engine for another one")
+        world = self._world
+        use = ("lease", world.now(), self._request_id, None)
+        self._account, self._ref = world.router.pin(use, self._model, self._version)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the reference back; raises `ReferenceNotHeld`, and changes nothing, where that was done before."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the reference back; raises `ReferenceNotHeld`, and changes nothing, where that was done before."""
+        ref, self._ref = self._ref, None
+        if self._account is None:
+            raise ReferenceNotHeld(f"a lease of {self._model} was released that was never entered")
+        self._account.release(ref)  # type: ignore[arg-type]  # None is not held either, and is counted as the rest
+
+    async def __aenter__(self) -> Lease:
+        """Pin a version; wait for one that is being loaded, `wait_s` at most. Cancelled, it holds nothing."""
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(float("inf") if self._wait_s is None else self._wait_s):
+            while True:
+                try:
+                    return self.__enter__()
+                except NotReady:
+                    await self._world.until_ready(self._model, self._version)
+        return self.__enter__()  # out of time: one last look, which says what is missing
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the reference back, as `release` does."""
+        self.release()
+
+    def __del__(self) -> None:
+        """Give back what was forgotten, and say so."""
+        if self._ref is not None:
+            warnings.warn(
+                f"a lease of {self._model} was dropped without being released; use `with`", ResourceWarning, 2, self
+            )
+            self.release()
+
+    @property
+    def version(self) -> str:
+        """The version that is held."""
+        return self._loaded.key.version
+
+    @property
+    def model(self) -> Any:
+        """The loader's own object; keeping it after the block is a mistake. Raises `NotThreadSafe`."""
+        loaded = self._loaded
+        if not loaded.thread_safe:
+            raise NotThreadSafe(
+                f"{loaded.key} can be used by one thread at a time, so its object is not handed out; "
+                "lease.infer(...) takes turns",
+                model=loaded.key.model, version=loaded.key.version,
+            )  # fmt: skip
+        return loaded.model
+
+    def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call the model in this thread and return its outputs by name; raises `InvalidInput` or `PredictFailed`."""
+        loaded = self._loaded
+        loaded.check(inputs)
+        return loaded.predict(inputs)
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        if self._ref is None or self._account is None:
+            raise ReferenceNotHeld(f"the lease of {self._model} is not held; use it inside its `with` block")
+        loaded: LoadedModel = self._account.owner
+        return loaded
+
+
+class DebugLease(Lease):
+    """A lease that knows where it was taken."""
+
+    __slots__ = ("_where",)
+
+    def __init__(
+        self, world: LeaseWorld, model: str, version: str | None, request_id: str | None, wait_s: float | None
+    ) -> None:
+        """Note the line that asked for it."""
+        super().__init__(world, model, version, request_id, wait_s)
+        self._where = caller()
+
+    def __enter__(self) -> Lease:
+        """Pin as `Lease` does, and leave the line in the account."""
+        if self._ref is not None:
+            raise AlreadyHeld("this lease is entered already; ask the engine for another one")
+        use = ("lease", self._world.now(), self._request_id, self._where)
+        self._account, self._ref = self._world.router.pin(use, self._model, self._version)
+        return self
+
+    @property
+    def model(self) -> Any:
+        """A proxy of the loader's own object, which raises once the lease has ended."""
+        return _Proxy(self, super().model)
+
+
+class _Proxy:
+    """Stands for a model while its lease is held."""
+
+    __slots__ = ("_lease", "_object")
+
+    def __init__(self, lease: DebugLease, held: Any) -> None:
+        self._lease = lease
+        self._object = held
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on, or raise `ReferenceNotHeld` after the lease."""
+        _ = self._lease.version
+        return getattr(self._object, name)
+
+
+def caller() -> str | None:
+    """Return `file:line` of the nearest frame outside this package."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller's frame in CPython
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("changeover."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else None

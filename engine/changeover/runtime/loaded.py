@@ -1,0 +1,100 @@
+"""One loaded model: the loader's object, its account, its request lane and its counts.
+
+Made by a load and ended by `close`, once. Safe from any thread; spawns nothing, and closes only itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from changeover.core.inputs import check_inputs
+from changeover.core.ledger import Account, RecordingAccount
+from changeover.core.values import VersionSpec
+from changeover.errors import PredictFailed, VersionCrashed, VersionNotLoaded
+from changeover.plugin import FatalModelError, Model, Signature
+from changeover.runtime.mailbox import RequestLane
+
+MemoryMethod = Literal["model", "hint", "source_size", "unknown"]
+
+
+class LoadedModel:
+    """One incarnation of a version: the model, its account, its request lane. Made by a load, ended by `close`."""
+
+    def __init__(
+        self, spec: VersionSpec, model: Model, *, number: int, record: bool, loaded_at: float, load_s: float
+    ) -> None:
+        """Take a model that a loader returned; `number` is unique in the engine."""
+        self.key = spec.key
+        self.number = number
+        self.spec = spec
+        self.signature: Signature = model.signature
+        self.thread_safe = model.thread_safe
+        self.account: Account = RecordingAccount(self) if record else Account(self)
+        self.inline = spec.execution == "inline"
+        self.lane: RequestLane[Any] = RequestLane(spec.queue_limit, spec.batching)
+        self.loaded_at = loaded_at
+        self.load_s = load_s
+        self.memory: tuple[int | None, MemoryMethod] = (None, "unknown")
+        self.predictions = itertools.count()
+        self.errors = itertools.count()
+        self.on_fatal: Callable[[FatalModelError], None] | None = None
+        self._model: Model | None = model
+        self._turn = None if model.thread_safe else threading.Lock()
+
+    @property
+    def model(self) -> Model:
+        """The loader's own object; raises `VersionNotLoaded` once it was closed."""
+        if self._model is None:
+            raise VersionNotLoaded(
+                f"{self.key} was closed; its object must not be used after its lease has ended",
+                model=self.key.model,
+                version=self.key.version,
+            )
+        return self._model
+
+    def check(self, inputs: Mapping[str, Any]) -> int:
+        """Return how many rows the inputs fill; raises `InvalidInput`."""
+        return check_inputs(self.signature, inputs, self.key)
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call the model in this thread, in turn where one thread at a time may.
+
+        Raises `PredictFailed`, or `VersionCrashed` where the model declares itself beyond use.
+        """
+        model = self.model
+        try:
+            if self._turn is None:
+                outputs = model.predict(inputs)
+            else:
+                with self._turn:
+                    outputs = model.predict(inputs)
+        except FatalModelError as error:
+            next(self.errors)
+            if self.on_fatal is not None:
+                self.on_fatal(error)
+            raise self._raised(VersionCrashed, error) from error
+        except Exception as error:
+            next(self.errors)
+            raise self._raised(PredictFailed, error) from error
+        next(self.predictions)
+        if not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may return anything
+            raise PredictFailed(
+                f"{self.key} returned {type(outputs).__name__}; predict must return a mapping of names to arrays",
+                model=self.key.model, version=self.key.version, ran="yes",
+            )  # fmt: skip
+        return outputs
+
+    def close(self) -> None:
+        """Let the model go; only the first call does anything."""
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
+
+    def _raised(
+        self, kind: type[PredictFailed | VersionCrashed], error: Exception
+    ) -> PredictFailed | VersionCrashed:  # fmt: skip
+        text = f"{self.key} raised {type(error).__name__}: {error}"
+        return kind(text, model=self.key.model, version=self.key.version, ran="yes")

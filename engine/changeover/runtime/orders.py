@@ -1,0 +1,153 @@
+"""What a version's mailbox carries: orders with promises, reports, and the two attempts that orders gather round.
+
+An attempt (`Loading`, `Draining`) is what joined orders share; a report about an attempt that is over is stale.
+Owned by one version actor; spawns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from changeover.core.lifecycle import Event
+from changeover.core.snapshots import DrainOutcome
+from changeover.core.values import Drain
+from changeover.errors import ChangeoverError
+from changeover.runtime.host import LoadJob
+from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.mailbox import Promise
+
+
+@attrs.define(eq=False)
+class LoadOrder:
+    """Somebody wants the version ready."""
+
+    timeout_s: float | None = None
+    """For loading and warming up together, in seconds; None: the spec's."""
+    loaded: Promise[None] = attrs.field(factory=Promise[None])
+    """Kept when the loader has returned."""
+    ready: Promise[None] = attrs.field(factory=Promise[None])
+    """Kept when the version can take requests; fails with why it cannot."""
+    began: bool = False
+    """True where this order began the load and did not join one."""
+
+    def settle(self) -> None:
+        """Say that the version is ready."""
+        self.loaded.settle(None)
+        self.ready.settle(None)
+
+    def fail(self, error: ChangeoverError) -> None:
+        """Say why it is not."""
+        self.loaded.fail(error)
+        self.ready.fail(error)
+
+
+@attrs.define(eq=False)
+class DrainOrder:
+    """Somebody wants the version empty and closed."""
+
+    drain: Drain
+    outcome: Promise[DrainOutcome] = attrs.field(factory=Promise[DrainOutcome])
+    """Kept when nobody holds it, when the time is up, or when the drain is called off."""
+    closed: Promise[None] = attrs.field(factory=Promise[None])
+    """Kept when the model is closed; fails where this order will not lead to that."""
+
+    def fail(self, error: ChangeoverError) -> None:
+        """Say why it will not be."""
+        self.outcome.fail(error)
+        self.closed.fail(error)
+
+
+@attrs.define(eq=False)
+class WarmOrder:
+    """Somebody wants data run through the version."""
+
+    data: tuple[Mapping[str, Any], ...]
+    done: Promise[None] = attrs.field(factory=Promise[None])
+
+    def fail(self, error: ChangeoverError) -> None:
+        """Say why it was not."""
+        self.done.fail(error)
+
+
+Order = LoadOrder | DrainOrder | WarmOrder
+
+
+@attrs.define(eq=False)
+class CalledOff:
+    """Who gave a load order does not wait any more."""
+
+    order: LoadOrder
+    done: Promise[None] = attrs.field(factory=Promise[None])
+    """Kept when the actor knows: from then on the version's state says what became of the load."""
+
+
+@attrs.define(eq=False)
+class Loading:
+    """One attempt to load, and everybody who waits for it."""
+
+    orders: list[LoadOrder]
+    timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    job: LoadJob | None = None
+
+    def end(self, error: ChangeoverError | None) -> None:
+        """Answer everybody: the version is ready, or why not."""
+        self.timer.cancel()
+        for order in self.orders:
+            if error is None:
+                order.settle()
+            else:
+                order.fail(error)
+
+
+@attrs.define(eq=False)
+class Draining:
+    """One attempt to empty the version, and everybody who waits for it."""
+
+    orders: list[DrainOrder]
+    began_s: float
+    """By the engine's clock."""
+    deadline_s: float | None = None
+    """By the engine's clock; None: no bound."""
+    timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def hurry(self, deadline_s: float | None) -> bool:
+        """Bring the deadline forward; False where that would put it off."""
+        if deadline_s is None or (self.deadline_s is not None and self.deadline_s <= deadline_s):
+            return False
+        self.deadline_s = deadline_s
+        self.timer.cancel()
+        self.timer = trio.CancelScope()
+        return True
+
+    def settle(self, outcome: DrainOutcome) -> None:
+        """Tell everybody how the drain ended."""
+        for order in self.orders:
+            order.outcome.settle(outcome)
+
+    def end(self, error: ChangeoverError | None) -> None:
+        """Answer everybody: the model is closed, or why it will not be."""
+        self.timer.cancel()
+        for order in self.orders:
+            if error is None:
+                order.closed.settle(None)
+            else:
+                order.fail(error)
+
+
+@attrs.frozen
+class Happened:
+    """What a thread, a timer or a watcher reports."""
+
+    event: Event
+    about: Loading | Draining | LoadedModel
+    """What it is about; where that is over, the report is stale."""
+    loaded: LoadedModel | None = None
+    """What a load brought."""
+    error: BaseException | None = None
+
+
+Message = Order | CalledOff | Happened

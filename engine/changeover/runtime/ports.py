@@ -1,0 +1,219 @@
+"""The ports: every clock, thread, random number, wake-up and record by which the engine touches the world.
+
+The simulator supplies its own. This is the one module of the engine that may read a clock or sleep. It owns no task;
+its threads belong to whoever started them and are daemons of Trio's thread cache.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import trio
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time."""
+
+    now: Callable[[], float]
+    """The engine's clock in seconds, from any thread; never goes back, and its zero means nothing."""
+    wall: Callable[[], float]
+    """Seconds since 1970, from any thread; for people."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return `seconds` later on the engine's clock; cancelled, it leaves nothing behind."""
+        ...
+
+
+class Random(Protocol):
+    """Chance, from any thread."""
+
+    def random(self) -> float:
+        """Return a number drawn evenly from [0, 1)."""
+        ...
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return `k` random bits."""
+        ...
+
+
+class Wake(Protocol):
+    """The way from any thread onto the engine's loop."""
+
+    def soon(self, callback: Callable[[], None], *, idempotent: bool = False) -> bool:
+        """Have `callback` called on the loop; False, and it never will be, where the loop has ended.
+
+        An idempotent callback that is waiting to be called already is not called twice.
+        """
+        ...
+
+
+class Served(Protocol):
+    """A lane of requests, as a serving thread sees it: `mailbox.RequestLane`."""
+
+    def next_step(self, now: float) -> Step:
+        """Return what to do at engine time `now`."""
+        ...
+
+    def park(self, waker: Callable[[], None], at_least: int) -> None:
+        """Have `waker` called once when so many requests wait, or the lane is closed; perhaps at once."""
+        ...
+
+    def unpark(self, waker: Callable[[], None]) -> None:
+        """Forget a waker that was not called."""
+        ...
+
+
+@attrs.frozen
+class Step:
+    """What a serving thread does next: handle `batch`, or end, or wait."""
+
+    batch: Sequence[Any] = ()
+    """Requests to handle now."""
+    ended: bool = False
+    """True: the lane is closed and empty."""
+    at_least: int = 1
+    """Wait until so many requests wait ..."""
+    wait_s: float | None = None
+    """... but for no longer than this, in seconds; None: no bound."""
+
+
+class Offload(Protocol):
+    """Blocking work, each piece in a thread of its own that nobody can interrupt."""
+
+    def start(
+        self,
+        name: str,
+        work: Callable[[], T],
+        deliver: Callable[[T | None, BaseException | None], None],
+        orphaned: Callable[[T | None, BaseException | None], None] | None = None,
+    ) -> None:
+        """Run `work` and have `deliver(value, error)` called on the loop.
+
+        Where the loop has ended by then, `orphaned(value, error)` is called in the thread instead.
+        """
+        ...
+
+    def serve(
+        self,
+        name: str,
+        lane: Served,
+        handle: Callable[[Sequence[Any]], None],
+        deliver: Callable[[None, BaseException | None], None],
+    ) -> None:
+        """Run `handle` on batch after batch of `lane` until it is closed and empty; then deliver as `start` does."""
+        ...
+
+
+class Journal(Protocol):
+    """Where swaps are written down, record by record; the bytes are `core/wire.py`'s."""
+
+    async def append(self, record: bytes) -> None:
+        """Keep one record; cancelled, it either has been kept whole or not at all."""
+        ...
+
+    async def records(self) -> tuple[bytes, ...]:
+        """Return every record, oldest first."""
+        ...
+
+
+class SystemClock:
+    """The computer's clocks."""
+
+    now = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return `seconds` later."""
+        await trio.sleep(seconds)
+
+
+class TrioWake:
+    """The entry queue of one Trio run."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        """Wake the run that `token` belongs to."""
+        self._token = token
+
+    def soon(self, callback: Callable[[], None], *, idempotent: bool = False) -> bool:
+        """Queue `callback`; False where the run is over."""
+        try:
+            self._token.run_sync_soon(callback, idempotent=idempotent)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+
+class Threads:
+    """Real threads; there is no limit on them here, because one hung load must not hold up others."""
+
+    def __init__(self, clock: Clock, wake: Wake) -> None:
+        """Serve by `clock` and deliver through `wake`."""
+        self._clock = clock
+        self._wake = wake
+
+    def start(
+        self,
+        name: str,
+        work: Callable[[], T],
+        deliver: Callable[[T | None, BaseException | None], None],
+        orphaned: Callable[[T | None, BaseException | None], None] | None = None,
+    ) -> None:
+        """Run `work` in a daemon thread of Trio's cache."""
+
+        def run() -> None:
+            value: T | None = None
+            error: BaseException | None = None
+            try:
+                value = work()
+            except BaseException as raised:  # noqa: BLE001 - it is delivered, whatever it is
+                error = raised
+            if not self._wake.soon(lambda: deliver(value, error)) and orphaned is not None:
+                orphaned(value, error)
+
+        trio.lowlevel.start_thread_soon(run, lambda _outcome: None, name=name)
+
+    def serve(
+        self,
+        name: str,
+        lane: Served,
+        handle: Callable[[Sequence[Any]], None],
+        deliver: Callable[[None, BaseException | None], None],
+    ) -> None:
+        """Run the serving loop in a daemon thread."""
+        self.start(name, lambda: self._serve(lane, handle), deliver)
+
+    def _serve(self, lane: Served, handle: Callable[[Sequence[Any]], None]) -> None:
+        """Take batches until the lane ends; between them sleep on a lock that the lane's waker lets go."""
+        gate = threading.Semaphore(0)
+        step = lane.next_step(self._clock.now())
+        while not step.ended:
+            if step.batch:
+                handle(step.batch)
+            else:
+                lane.park(gate.release, step.at_least)
+                gate.acquire(timeout=step.wait_s)
+                lane.unpark(gate.release)
+            step = lane.next_step(self._clock.now())
+
+
+@attrs.frozen
+class Ports:
+    """The world, as one engine sees it."""
+
+    clock: Clock
+    random: Random
+    wake: Wake
+    offload: Offload
+
+    @classmethod
+    def system(cls) -> Ports:
+        """Return the real world, for the Trio run that this is called in."""
+        clock, wake = SystemClock(), TrioWake(trio.lowlevel.current_trio_token())
+        return cls(clock, random.Random(), wake, Threads(clock, wake))

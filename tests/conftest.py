@@ -1,0 +1,25 @@
+"""Fixtures that more than one test folder asks for.
+
+Owns what pytest keeps for the session in its own temporary folder; spawns nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from changeover_plugins.demo.digits import HeldOut
+
+
+@pytest.fixture(scope="session")
+def digits_repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HeldOut]:
+    """Train the demo's two versions once; return the repository's root, which is read only, and the held-out part."""
+    for package in ("sklearn", "skl2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    from changeover_plugins.demo.digits import write_repository
+
+    root = tmp_path_factory.mktemp("digits_repository")
+    return root, write_repository(root)

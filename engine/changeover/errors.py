@@ -7,11 +7,10 @@ It owns no state and imports nothing of the project.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 Ran = Literal["no", "yes", "unknown"]
 Actor = Literal["caller", "model", "operator", "nobody"]
-E = TypeVar("E", bound=BaseException)
 
 
 class ChangeoverError(Exception):
@@ -22,23 +21,12 @@ class ChangeoverError(Exception):
     acts: ClassVar[Actor] = "caller"
     """Who can do something about it."""
 
-    def __init__(
-        self, message: str, *, model: str | None = None, version: str | None = None, ran: Ran = "no"
-    ) -> None:
+    def __init__(self, message: str, *, model: str | None = None, version: str | None = None, ran: Ran = "no") -> None:
         """Keep the culprit by name beside the sentence that a person reads."""
         super().__init__(message)
         self.model = model
         self.version = version
         self.ran: Ran = ran
-
-
-def twin(error: E) -> E:
-    """Return a copy of `error` to raise in one more task; one exception object must not be raised in two at once."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy
 
 
 # --- the caller can act: the call itself is wrong -------------------------------------------------------------------

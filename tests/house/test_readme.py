@@ -103,7 +103,7 @@ def test_python_blocks_run(tmp_path: Path) -> None:
             (tmp_path / block.file).write_text(block.text)
             done = execute([sys.executable, block.file], tmp_path, BLOCK_LIMIT_S)
             failed += [f"line {block.line}: {done.stdout}"] if done.returncode else []
-    assert failed == []
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_commands_run(tmp_path: Path) -> None:
         if command.text not in covered:
             done = execute(typed_here(command.text), tmp_path, COMMAND_LIMIT_S)
             failed += [f"{command.text}: {done.stdout}"] if done.returncode else []
-    assert failed == []
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_output_has_the_shown_form(tmp_path: Path) -> None:
             assert "pytest" not in last, "a test run prints what cannot be held still; do not show it"
             done = execute(typed_here(last), tmp_path, COMMAND_LIMIT_S)
             failed += [] if fits(command.output, done.stdout) else [f"{last} printed:\n{done.stdout}"]
-    assert failed == []
+    assert not failed, "\n".join(failed)
 
 
 def test_commands_and_output_are_found() -> None:

@@ -42,7 +42,9 @@ def _check_array(spec: TensorSpec, array: Any, key: VersionKey) -> int | None:
     dtype = getattr(array, "dtype", None)
     if shape is None or dtype is None:
         kind = type(array).__name__
-        raise InvalidInput(_text(key, f"input {spec.name!r} must be a {spec.dtype} array, not {kind}; see numpy.asarray"))
+        raise InvalidInput(
+            _text(key, f"input {spec.name!r} must be a {spec.dtype} array, not {kind}; see numpy.asarray")
+        )
     if spec.dtype and dtype != spec.dtype:
         raise InvalidInput(_text(key, f"input {spec.name!r} must be {spec.dtype}, not {dtype}; see numpy.astype"))
     fits = len(shape) == len(spec.shape)

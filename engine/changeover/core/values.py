@@ -5,15 +5,26 @@ Frozen values that check themselves when they are made. Owns no state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import attrs
 from attrs.validators import optional
 
 from changeover.core.checks import is_count, is_one_of, is_seconds, is_type, is_word
+from changeover.errors import InvalidValue
+
+
+def as_data(data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return warm-up data as a tuple of mappings; a single mapping is one request. Raises `InvalidValue`."""
+    single = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else None
+    several = (single,) if single is not None else tuple(cast("Iterable[Mapping[str, Any]]", data))
+    for inputs in several:
+        if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidValue(f"warm-up data must be mappings of names to arrays, not {type(inputs).__name__}")
+    return several
 
 
 class VersionKey(NamedTuple):
@@ -95,14 +106,14 @@ class VersionSpec:
     """The loader's entry-point name."""
     options: Mapping[str, Any] = attrs.field(kw_only=True, factory=dict[str, Any], validator=is_type(Mapping))
     """The loader's own settings."""
-    warmup: tuple[Mapping[str, Any], ...] = attrs.field(kw_only=True, default=(), converter=tuple)
-    """Inputs that are run through the model, one after the other, before it takes traffic."""
-    isolation: Literal["inline"] = attrs.field(
+    warmup: tuple[Mapping[str, Any], ...] = attrs.field(kw_only=True, default=(), converter=as_data)
+    """Inputs by name, one mapping or several, that are run through the model before it takes traffic."""
+    isolation: Literal["inline", "process"] = attrs.field(
         kw_only=True,
         default="inline",
         validator=is_one_of("inline", later='"process" is planned and not built yet'),
     )
-    """Where the model lives: in this process."""
+    """Where the model lives: in this process. Another one is refused for now."""
     execution: Literal["inline", "worker"] = attrs.field(
         kw_only=True, default="inline", validator=is_one_of("inline", "worker")
     )
@@ -147,18 +158,13 @@ class Drain:
 class Shift:
     """How traffic moves to the new version."""
 
-    kind: Literal["at_once"] = attrs.field(default="at_once", validator=is_one_of("at_once"))
+    kind: str = attrs.field(default="at_once", validator=is_one_of("at_once"))
     """`at_once`: one step, all of it."""
-
-    _AT_ONCE: ClassVar[Shift]
 
     @classmethod
     def at_once(cls) -> Shift:
         """Return the plan that moves all traffic in one step."""
-        return cls._AT_ONCE
-
-
-Shift._AT_ONCE = Shift()  # noqa: SLF001 - the class's own constant, made once
+        return cls()
 
 
 @attrs.frozen

@@ -5,13 +5,15 @@ What comes in is hostile until it was decoded: every field is checked by name an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import attrs
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
 from changeover.core.plan import Step
 from changeover.core.values import SwapState
+
+_msgpack = cast("Any", msgpack)
 
 VERSION = 1
 """The format of the records that this code writes."""
@@ -43,7 +45,7 @@ class JournalRecord:
 def encode(record: JournalRecord) -> bytes:
     """Return a record as bytes."""
     fields = attrs.asdict(record) | {"state": record.state.value, "step": record.step.value, "v": VERSION}
-    packed: bytes = msgpack.packb(fields)
+    packed: bytes = _msgpack.packb(fields)
     return packed
 
 
@@ -52,15 +54,21 @@ def decode(data: bytes) -> JournalRecord:
     if len(data) > RECORD_BYTES_MAX:
         raise BadRecord(f"a record of {len(data)} bytes; at most {RECORD_BYTES_MAX} are allowed")
     try:
-        fields = msgpack.unpackb(data, strict_map_key=True, max_buffer_size=RECORD_BYTES_MAX)
+        fields = _msgpack.unpackb(data, strict_map_key=True, max_buffer_size=RECORD_BYTES_MAX)
     except Exception as error:  # msgpack raises ValueError, its own errors, and UnicodeDecodeError
         raise BadRecord(f"not msgpack: {error}") from error
-    if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:
-        raise BadRecord("not a journal record of version 1")
+    if not _is_map(fields):
+        raise BadRecord(f"not a journal record: {type(fields).__name__}")
     return _build(fields)
 
 
+def _is_map(value: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
 def _build(fields: dict[Any, Any]) -> JournalRecord:
+    if (version := fields.pop("v", None)) != VERSION:
+        raise BadRecord(f"a record of version {version!r}; this engine reads version {VERSION}")
     wanted = {field.name for field in attrs.fields(JournalRecord)}
     if fields.keys() != wanted:
         raise BadRecord(f"fields {sorted(map(str, fields))}; a record has {sorted(wanted)}")
@@ -73,4 +81,5 @@ def _build(fields: dict[Any, Any]) -> JournalRecord:
         state, step = SwapState(fields["state"]), Step(fields["step"])
     except ValueError as error:
         raise BadRecord(str(error)) from error
-    return JournalRecord(**(fields | {"state": state, "step": step}))
+    fields.update(state=state, step=step)
+    return JournalRecord(**fields)

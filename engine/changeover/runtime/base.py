@@ -26,10 +26,11 @@ from changeover.core.snapshots import (
 from changeover.core.store import Store
 from changeover.core.tally import peek
 from changeover.core.values import VersionKey, VersionSpec, VersionState
-from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded, twin
+from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.host import Host
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
+from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker
 from changeover.runtime.registry import Registry
@@ -164,7 +165,7 @@ class EngineBase:
         key = VersionKey(model, version)
         spec = self._registry.get(key)
         known = self._versions.get(key)
-        return (known or Version(spec, self._world)).info()
+        return _info(known or Version(spec, self._world))
 
     def swap_status(self, swap_id: str) -> SwapOperation:
         """Return a swap as it stands; raises `SwapNotFound`."""
@@ -254,7 +255,28 @@ class EngineBase:
                 return VersionNotLoaded(f"{text}; use await engine.load(...)", model=model, version=version)
             return NotReady(text, model=model, version=version)
         states = ", ".join(f"{v} is {self._state(VersionKey(model, v)).value}" for v in known)
-        return NotReady(f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model)
+        return NotReady(
+            f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model
+        )
+
+
+def _info(version: Version) -> VersionLoadInfo:
+    loaded = version.loaded
+    size, method = loaded.memory if loaded else (None, "unknown")
+    return VersionLoadInfo(
+        model=version.key.model,
+        version=version.key.version,
+        is_loaded=version.state in lifecycle.LOADED,
+        loaded_at=loaded.loaded_at if loaded else None,
+        load_s=loaded.load_s if loaded else None,
+        memory_bytes=size,
+        memory_method=method,
+        request_count=len(loaded.account.held) if loaded else 0,
+        is_warming_up=loaded is not None and loaded.warming > 0,
+        warmed_at=loaded.warmed_at if loaded else None,
+        status=version.state,
+        error=str(version.error) if version.error else None,
+    )
 
 
 def _make_spec(model: str, version: str | None, source: str | Path | None, fields: Mapping[str, Any]) -> VersionSpec:

@@ -12,7 +12,7 @@ import trio
 
 from changeover.core.checks import seconds
 from changeover.core.snapshots import DrainOutcome, Reply, SwapOperation
-from changeover.core.values import Drain, Shift, SwapState, Timeouts, VersionKey, VersionSpec, VersionState
+from changeover.core.values import Drain, Shift, SwapState, Timeouts, VersionKey, VersionSpec, VersionState, as_data
 from changeover.errors import (
     AlreadyLoaded,
     ChangeoverError,
@@ -74,7 +74,7 @@ class Engine(EngineBase):
             raise SwapInProgress(f"{target.key} takes part in swap {saga.swap.id}; roll that back first", model=model)
         if target.state is VersionState.READY and not force and self._ready(model) == [version]:
             raise LastVersion(
-                f"{target.key} is the only version of {model} that takes requests; swap to another one, or use force=True",
+                f"{target.key} is the only version of {model} that takes requests; swap to another, or use force=True",
                 model=model, version=version,
             )  # fmt: skip
         order = DrainOrder(drain or Drain())
@@ -84,15 +84,13 @@ class Engine(EngineBase):
             await order.closed.wait()
         return outcome
 
-    async def warm_up(
-        self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]
-    ) -> None:
+    async def warm_up(self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
         """Run inputs through a ready version under a `warmup` reference; its state and its traffic stay as they are.
 
         Cancelled, the data goes on running. Raises `VersionNotLoaded` and `WarmUpFailed`.
         """
         target = self._named(model, version)
-        order = WarmOrder((data,) if isinstance(data, Mapping) else tuple(data))
+        order = WarmOrder(as_data(data))
         target.post(order)
         await order.done.wait()
 

@@ -37,9 +37,7 @@ class _Running(Engine):
         if self._settings.repository is not None:
             await self.scan()
 
-    async def _run(
-        self, supervisor: Supervisor, body: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _run(self, supervisor: Supervisor, body: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         """Run a supervisor; its crash is the engine's."""
         try:
             await supervisor.run(task_status=task_status)
@@ -62,6 +60,9 @@ class _Running(Engine):
         with trio.move_on_after(self._settings.close_timeout_s):
             if self.failure is None:
                 await self._wind_down()
+        for version in self._versions.values():
+            if version.loaded is not None:
+                version.post(DrainOrder(Drain(0)))  # whoever still waits for holders waits no longer
         await self._saga_supervisor.stop()
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):
@@ -69,7 +70,7 @@ class _Running(Engine):
         self._bus.close()
 
     async def _wind_down(self) -> None:
-        """Turn round the swaps that can be, then empty every version; sagas behind their pivot end with their drains."""
+        """Turn round the swaps that can be, then empty every version; sagas past their pivot end with their drains."""
         turned = list(self._saga_world.slots.values())
         for saga in turned:
             saga.turn(SwapState.CANCELLED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -30,7 +30,7 @@ class Events:
         self._dropped = 0
         self._lot = trio.lowlevel.ParkingLot()
 
-    async def __aenter__(self) -> Events:
+    async def __aenter__(self) -> Self:
         """Begin to listen; cancelled, it does not."""
         await trio.lowlevel.checkpoint()
         self._bus.readers.append(self)
@@ -42,7 +42,7 @@ class Events:
         """Stop listening."""
         self._bus.readers.remove(self)
 
-    def __aiter__(self) -> Events:
+    def __aiter__(self) -> Self:
         """Return itself."""
         return self
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from changeover.core.ledger import RefId
 from changeover.core.snapshots import Balance
 from changeover.core.store import Store
 from changeover.core.values import VersionKey, VersionSpec
@@ -53,9 +52,7 @@ class LoadJob:
 class Host:
     """Loads and closes models in this process; called on the loop, but for what its threads do."""
 
-    def __init__(
-        self, ports: Ports, store: Store[int], bus: Bus, *, record_references: bool, stuck_max: int
-    ) -> None:
+    def __init__(self, ports: Ports, store: Store[int], bus: Bus, *, record_references: bool, stuck_max: int) -> None:
         """Reserve in `store`, tell `bus`, and start no further load once `stuck_max` of them hang."""
         self.loaders = loaders.Loaders()
         self.jobs: dict[VersionKey, LoadJob] = {}
@@ -120,8 +117,12 @@ class Host:
             return  # it came back in this very moment; who started it finds the model in its mailbox
         self._bus.emit("load_stuck", job.spec.key, since_s=self._ports.clock.now() - job.began_s)
 
-    def warm(self, loaded: LoadedModel, data: Sequence[Mapping[str, Any]], ref: RefId, ended: Ended) -> None:
-        """Run data through a model in a thread of its own, and give `ref` back when the thread is done with it."""
+    def warm(self, loaded: LoadedModel, data: Sequence[Mapping[str, Any]], ended: Ended) -> None:
+        """Run data through a model whose gate is open, in a thread of its own, holding it until the thread is done."""
+        clock = self._ports.clock
+        ref = loaded.account.acquire(("warmup", clock.now(), None, None))
+        assert ref is not None, "a model is warmed before it is shut"
+        loaded.warming += 1
 
         def work() -> None:
             try:
@@ -131,7 +132,12 @@ class Host:
             finally:
                 loaded.account.release(ref)
 
-        self._ports.offload.start(f"warm {loaded.key}", work, lambda _value, error: ended(error))
+        def deliver(_value: None, error: BaseException | None) -> None:
+            loaded.warming -= 1
+            loaded.warmed_at = loaded.warmed_at if error else clock.wall()
+            ended(error)
+
+        self._ports.offload.start(f"warm {loaded.key}", work, deliver)
 
     def serve(self, loaded: LoadedModel, number: int, ended: Ended) -> None:
         """Start a worker thread that takes batches from the model's lane until that is closed."""
@@ -183,9 +189,7 @@ class Host:
         began_s = clock.now()
         model, size = loaders.load(loader, spec)
         load_s = clock.now() - began_s
-        loaded = LoadedModel(
-            spec, model, number=job.number, record=self._record, loaded_at=clock.wall(), load_s=load_s
-        )
+        loaded = LoadedModel(spec, model, number=job.number, record=self._record, loaded_at=clock.wall(), load_s=load_s)
         loaded.memory = (size, "model") if size is not None else _guess(spec)
         return loaded
 

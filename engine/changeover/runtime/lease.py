@@ -6,11 +6,11 @@ It owns one reference while it is entered. `Lease` is on the request path and do
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import trio
@@ -49,7 +49,7 @@ class Lease:
         self._ref: RefId | None = None
         self._account: Account | None = None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         """Pin a version, without waiting.
 
         Raises `NotReady`, `ModelNotRegistered`, `VersionNotLoaded`, `AlreadyHeld`, `EngineClosed` or `EngineFailed`.
@@ -74,7 +74,7 @@ class Lease:
             raise ReferenceNotHeld(f"a lease of {self._model} was released that was never entered")
         self._account.release(ref)  # type: ignore[arg-type]  # None is not held either, and is counted as the rest
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Self:
         """Pin a version; wait for one that is being loaded, `wait_s` at most. Cancelled, it holds nothing."""
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(float("inf") if self._wait_s is None else self._wait_s):
@@ -142,7 +142,7 @@ class DebugLease(Lease):
         super().__init__(world, model, version, request_id, wait_s)
         self._where = caller()
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         """Pin as `Lease` does, and leave the line in the account."""
         if self._ref is not None:
             raise AlreadyHeld("this lease is entered already; ask the engine for another one")
@@ -173,7 +173,7 @@ class _Proxy:
 
 def caller() -> str | None:
     """Return `file:line` of the nearest frame outside this package."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller's frame in CPython
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("changeover."):
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("changeover."):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else None

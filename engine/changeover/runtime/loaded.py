@@ -40,6 +40,8 @@ class LoadedModel:
         self.memory: tuple[int | None, MemoryMethod] = (None, "unknown")
         self.predictions = itertools.count()
         self.errors = itertools.count()
+        self.warming = 0
+        self.warmed_at: float | None = None
         self.on_fatal: Callable[[FatalModelError], None] | None = None
         self._model: Model | None = model
         self._turn = None if model.thread_safe else threading.Lock()

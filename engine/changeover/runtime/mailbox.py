@@ -13,11 +13,20 @@ from typing import Any, Generic, Protocol, TypeVar
 import trio
 
 from changeover.core.values import Batching
-from changeover.errors import twin
 from changeover.runtime.ports import Step
 
 M = TypeVar("M")
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+
+def twin(error: E) -> E:
+    """Return a copy of `error` to raise in one more task; one exception object must not be raised in two at once."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 class Promise(Generic[T]):

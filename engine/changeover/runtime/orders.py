@@ -7,7 +7,7 @@ Owned by one version actor; spawns nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -103,6 +103,9 @@ class Loading:
                 order.fail(error)
 
 
+Result = Literal["drained", "quarantined", "given_back"]
+
+
 @attrs.define(eq=False)
 class Draining:
     """One attempt to empty the version, and everybody who waits for it."""
@@ -123,8 +126,14 @@ class Draining:
         self.timer = trio.CancelScope()
         return True
 
+    def outcome(self, result: Result, loaded: LoadedModel | None, now: float) -> DrainOutcome:
+        """Return how it ends at engine time `now`, with who holds it then."""
+        held = loaded is not None and result != "drained"
+        return DrainOutcome(result, loaded.account.holders(now) if loaded and held else (), now - self.began_s)
+
     def settle(self, outcome: DrainOutcome) -> None:
-        """Tell everybody how the drain ended."""
+        """Tell everybody how it ended."""
+        self.timer.cancel()
         for order in self.orders:
             order.outcome.settle(outcome)
 

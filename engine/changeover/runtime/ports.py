@@ -21,10 +21,18 @@ T = TypeVar("T")
 class Clock(Protocol):
     """Time."""
 
-    now: Callable[[], float]
-    """The engine's clock in seconds, from any thread; never goes back, and its zero means nothing."""
-    wall: Callable[[], float]
-    """Seconds since 1970, from any thread; for people."""
+    @property
+    def now(self) -> Callable[[], float]:
+        """The engine's clock in seconds, from any thread; it never goes back, and its zero means nothing.
+
+        An attribute and no method, so that the request path calls the computer's own function and no wrapper.
+        """
+        ...
+
+    @property
+    def wall(self) -> Callable[[], float]:
+        """Seconds since 1970, from any thread; for people."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Return `seconds` later on the engine's clock; cancelled, it leaves nothing behind."""

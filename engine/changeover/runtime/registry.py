@@ -115,7 +115,7 @@ def _read(folder: Path) -> VersionSpec:
     source = _inside(folder, fields.pop("source")) if "source" in fields else _only_file(folder)
     fields.setdefault("loader", _LOADER_BY_SUFFIX.get(source.suffix))
     if fields["loader"] is None:
-        raise InvalidValue(f"no loader is known for {source.name}; name one in {SETTINGS}: loader = \"...\"")
+        raise InvalidValue(f'no loader is known for {source.name}; name one in {SETTINGS}: loader = "..."')
     return VersionSpec(folder.parent.name, folder.name, source, **fields)
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from changeover.core.ledger import Account, RefId, Use
 from changeover.core.routes import RouteEvent, Shifted, Snapshot, VersionGone, VersionReady, decide
 from changeover.core.values import VersionKey
-from changeover.errors import ChangeoverError, NotReady, twin
+from changeover.errors import ChangeoverError, NotReady
 from changeover.runtime.events import Bus
 from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Random
 
 Explain = Callable[[str, "str | None"], ChangeoverError]

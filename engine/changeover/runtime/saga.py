@@ -146,6 +146,7 @@ class Saga:
             return await self._run_step(command.step)
         with trio.CancelScope(shield=True):
             return await self._compensate(command.step)
+        raise AssertionError("nothing cancels this scope")
 
     async def _run_step(self, step: Step) -> Happening:
         """Run a step until it is done, fails, or an order to turn round interrupts it."""

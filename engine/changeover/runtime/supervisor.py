@@ -75,12 +75,20 @@ class Supervisor:
         """Return whether a child of this name runs or waits for its restart."""
         return name in self._children
 
+    @property
+    def is_running(self) -> bool:
+        """Whether children can be started."""
+        return self._nursery is not None and not self._stopped.is_set()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the supervisor until `stop`; an exception from here is a crash of the engine."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await self._stopped.wait()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._stopped.wait()
+        finally:
+            self._nursery = None
 
     def start(self, spec: ChildSpec) -> None:
         """Start a child; its name must be free."""

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
 
 import attrs
 import trio
 
 from changeover.core import lifecycle
 from changeover.core.lifecycle import Action, Event
-from changeover.core.snapshots import DrainOutcome, VersionLoadInfo
 from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState
-from changeover.errors import (
-    AlreadyLoaded,
-    ChangeoverError,
-    EngineClosed,
-    LoadCancelled,
-    LoadFailed,
-    LoadTimeout,
-    VersionCrashed,
-    VersionNotLoaded,
-    WarmUpFailed,
-)
+from changeover.errors import ChangeoverError
+from changeover.runtime import why
 from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.mailbox import ControlLane, Promise
-from changeover.runtime.orders import CalledOff, Draining, DrainOrder, Happened, Loading, LoadOrder, Message, WarmOrder
+from changeover.runtime.orders import (
+    CalledOff,
+    Draining,
+    DrainOrder,
+    Happened,
+    Loading,
+    LoadOrder,
+    Message,
+    Result,
+    WarmOrder,
+)
 from changeover.runtime.ports import Ports
 from changeover.runtime.supervisor import ChildSpec, Restart, Supervisor
 
@@ -61,7 +60,6 @@ class Version:
         self.state = VersionState.REGISTERED
         self.loaded: LoadedModel | None = None
         self.error: ChangeoverError | None = None
-        self._me: dict[str, Any] = {"model": spec.model, "version": spec.version}
         self._world = world
         self._lane: ControlLane[Message] = ControlLane()
         self._nursery: trio.Nursery | None = None
@@ -69,36 +67,18 @@ class Version:
         self._draining: Draining | None = None
         self._later: list[LoadOrder] = []
         self._in_service = False
-        self._warming = 0
-        self._warmed_at: float | None = None
 
     # --- what others call, on the loop ---
 
     def post(self, message: Message) -> None:
-        """Put a message into the mailbox, and start the actor where none runs."""
+        """Put a message into the mailbox, and start the actor where none runs; a closed engine answers at once."""
+        name, supervisor = str(self.key), self._world.supervisor
+        if not supervisor.is_running:
+            self._refuse(message, why.engine_closed(self.key))
+            return
         self._lane.post(message)
-        name = str(self.key)
-        if name not in self._world.supervisor:
-            self._world.supervisor.start(ChildSpec(name, self._run, self._crashed, Restart()))
-
-    def info(self) -> VersionLoadInfo:
-        """Return the version as `load_info` shows it."""
-        loaded = self.loaded
-        size, method = loaded.memory if loaded else (None, "unknown")
-        return VersionLoadInfo(
-            model=self.key.model,
-            version=self.key.version,
-            is_loaded=self.state in lifecycle.LOADED,
-            loaded_at=loaded.loaded_at if loaded else None,
-            load_s=loaded.load_s if loaded else None,
-            memory_bytes=size,
-            memory_method=method,
-            request_count=len(loaded.account.held) if loaded else 0,
-            is_warming_up=self._warming > 0,
-            warmed_at=self._warmed_at,
-            status=self.state,
-            error=str(self.error) if self.error else None,
-        )
+        if name not in supervisor:
+            supervisor.start(ChildSpec(name, self._run, self._crashed, Restart()))
 
     @property
     def is_coming(self) -> bool:
@@ -108,7 +88,7 @@ class Version:
     # --- the task ---
 
     async def _run(self) -> None:
-        """Take messages until there is nothing to do; a crash or a stop leaves nothing routed and no order unanswered."""
+        """Take messages until there is nothing to do; whatever ends it, no order stays unanswered."""
         try:
             if self._in_service:
                 self._lane.post(LoadOrder())  # the supervisor starts it again after a crash
@@ -135,12 +115,16 @@ class Version:
             case CalledOff():
                 self._on_called_off(message.order)
                 message.done.settle(None)
-            case Happened(about=about):
-                if about is self._loading or about is self._draining or about is self.loaded:
-                    self._on_happened(message)
-                elif message.loaded is not None:
-                    # The load came back in the very moment in which it was given up.
-                    self._world.host.retire(message.loaded, "nobody waits for it any more")
+            case Happened() if self._is_news(message):
+                self._on_happened(message)
+            case Happened():
+                # What a load brought in the very moment in which it was given up is closed; the rest is forgotten.
+                self._refuse(message, why.load_called_off(self.key))
+
+    def _is_news(self, report: Happened) -> bool:
+        """Return whether a report is about what is going on now, and not about what is over."""
+        current = (self._loading, self._draining, self.loaded)
+        return any(report.about is it for it in current) and lifecycle.knows(self.state, report.event)
 
     def _step(self, event: Event) -> None:
         """Make a transition and do what it says."""
@@ -177,7 +161,7 @@ class Version:
 
     def _on_load(self, order: LoadOrder) -> None:
         if self.state is VersionState.READY:
-            order.fail(AlreadyLoaded(f"{self.key} is loaded already; ensure_loaded is content with that", **self._me))
+            order.fail(why.already_loaded(self.key))
         elif self.state is VersionState.UNLOADING:
             self._later.append(order)
         elif lifecycle.knows(self.state, Event.GIVE_BACK):
@@ -198,36 +182,35 @@ class Version:
             self._draining = Draining([], self._now())
             self._step(Event.DRAIN)
         if self._draining is None:
-            order.fail(VersionNotLoaded(f"{self.key} is not loaded: it is {self.state.value}", **self._me))
+            order.fail(why.not_loaded(self.key, self.state))
             return
         self._draining.orders.append(order)
         self._bound(self._draining, order.drain)
         if self.state is VersionState.QUARANTINED:
-            order.outcome.settle(self._outcome("quarantined"))
+            self._settle_drain("quarantined")
         elif self.state is VersionState.UNLOADING:
-            order.outcome.settle(self._outcome("drained"))
+            self._settle_drain("drained")
 
     def _on_warm(self, order: WarmOrder) -> None:
         if self.state is not VersionState.READY or self.loaded is None:
-            order.fail(VersionNotLoaded(f"{self.key} is not ready: it is {self.state.value}", **self._me))
+            order.fail(why.not_loaded(self.key, self.state))
             return
 
         def ended(error: BaseException | None) -> None:
-            self._note_warmed(error)
             if error is None:
                 order.done.settle(None)
             else:
-                order.fail(self._warm_up_failed(error))
+                order.fail(why.warm_up_failed(self.key, error))
 
-        self._warm(self.loaded, order.data, ended)
+        self._world.host.warm(self.loaded, order.data, ended)
 
     def _on_called_off(self, order: LoadOrder) -> None:
         if order in self._later:
             self._later.remove(order)
         elif self._loading is not None and order in self._loading.orders:
             self._loading.orders.remove(order)
-            if not self._loading.orders:
-                self.error = LoadCancelled(f"the load of {self.key} was called off", **self._me)
+            if not self._loading.orders and lifecycle.knows(self.state, Event.LOAD_CANCELLED):
+                self.error = why.load_called_off(self.key)
                 self._step(Event.LOAD_CANCELLED)
                 self._end_loading(self.error)
 
@@ -243,25 +226,22 @@ class Version:
             case Event.WARMED:
                 self._step(Event.WARMED)
                 self._end_loading(None)
-            case Event.DEADLINE if lifecycle.knows(self.state, Event.DEADLINE):
+            case Event.DEADLINE:
                 self._step(Event.DEADLINE)
                 self._settle_drain("quarantined")
-            case Event.ZERO if lifecycle.knows(self.state, Event.ZERO):
+            case Event.ZERO:
                 self._settle_drain("drained")
                 self._step(Event.ZERO)
             case Event.CLOSED | Event.CLOSED_FAILED:
                 self._on_closed(report.event)
             case Event.CRASHED:
-                raise self._crash(report.error or RuntimeError("no cause given"))
+                raise why.crashed(self.key, report.error)
             case _:
-                pass  # a deadline behind the last holder's back, or one that was brought forward
+                raise AssertionError(f"nobody reports {report.event}")
 
     def _on_failed_load(self, report: Happened) -> None:
-        error = report.error
-        if report.event is Event.WARM_FAILED and error is not None:
-            self.error = self._warm_up_failed(error)
-        else:
-            self.error = error if isinstance(error, ChangeoverError) else LoadFailed(f"{self.key}: {error}", **self._me)
+        say = why.warm_up_failed if report.event is Event.WARM_FAILED else why.load_failed
+        self.error = say(self.key, report.error)
         self._step(report.event)
         if self.state is VersionState.FAILED:
             self._end_loading(self.error)
@@ -289,41 +269,25 @@ class Version:
         except ChangeoverError as error:
             self.post(Happened(Event.LOAD_FAILED, loading, error=error))
             return
-        text = f"{self.key} was not ready within {timeout_s:g} s; its thread goes on, and what it brings will be closed"
-        self._after(timeout_s, loading.timer, Happened(Event.OVERDUE, loading, error=LoadTimeout(text, **self._me)))
+        overdue = why.overdue(self.key, timeout_s)
+        self._after(timeout_s, loading.timer, Happened(Event.OVERDUE, loading, error=overdue))
 
     def _on_load_ended(self, loading: Loading, loaded: LoadedModel | None, error: BaseException | None) -> None:
         self.post(Happened(Event.LOADED if error is None else Event.LOAD_FAILED, loading, loaded, error))
 
     def _start_warm(self, loaded: LoadedModel) -> None:
-        loading, wake = self._loading, self._world.ports.wake
+        loading = self._loading
         assert loading is not None
         for order in loading.orders:
             order.loaded.settle(None)
-        loaded.on_fatal = lambda error: void(
-            wake.soon(lambda: self.post(Happened(Event.CRASHED, loaded, error=error)))
-        )
 
         def ended(error: BaseException | None) -> None:
-            self._note_warmed(error)
             self.post(Happened(Event.WARM_FAILED if error else Event.WARMED, loading, error=error))
 
         if self.spec.warmup:
-            self._warm(loaded, self.spec.warmup, ended)
+            self._world.host.warm(loaded, self.spec.warmup, ended)
         else:
-            self.post(Happened(Event.WARMED, loading))
-
-    def _warm(self, loaded: LoadedModel, data: Any, ended: Callable[[BaseException | None], None]) -> None:
-        """Run data through the model under a reference that lasts until its thread is done."""
-        ref = loaded.account.acquire(("warmup", self._now(), None, None))
-        assert ref is not None, "the gate of a warming or ready version is open"
-        self._warming += 1
-        self._world.host.warm(loaded, data, ref, ended)
-
-    def _note_warmed(self, error: BaseException | None) -> None:
-        self._warming -= 1
-        if error is None:
-            self._warmed_at = self._world.ports.clock.wall()
+            ended(None)
 
     def _end_loading(self, error: ChangeoverError | None) -> None:
         """Answer who waited for the load; a version that was in service before a crash is tried again."""
@@ -336,12 +300,14 @@ class Version:
     # --- serving ---
 
     def _open(self, loaded: LoadedModel) -> None:
+        wake = self._world.ports.wake
         self._in_service = True
+        loaded.on_fatal = lambda error: void(wake.soon(lambda: self.post(Happened(Event.CRASHED, loaded, error=error))))
         loaded.account.reopen()
+        self._settle_drain("given_back")
         draining, self._draining = self._draining, None
         if draining is not None:
-            draining.settle(self._outcome_of(draining, "given_back"))
-            draining.end(VersionNotLoaded(f"the drain of {self.key} was called off", **self._me))
+            draining.end(why.drain_called_off(self.key))
         elif not loaded.inline and self._nursery is not None:
             for number in range(self.spec.workers):
                 self._nursery.start_soon(self._work, loaded, number)
@@ -368,19 +334,9 @@ class Version:
         if draining.hurry(None if drain.then == "wait" else self._now() + drain.deadline_s):
             self._after(drain.deadline_s, draining.timer, Happened(Event.DEADLINE, draining))
 
-    def _settle_drain(self, result: Literal["drained", "quarantined"]) -> None:
-        assert self._draining is not None
-        self._draining.timer.cancel()
-        self._draining.settle(self._outcome(result))
-
-    def _outcome(self, result: Literal["drained", "quarantined"]) -> DrainOutcome:
-        assert self._draining is not None
-        return self._outcome_of(self._draining, result)
-
-    def _outcome_of(self, draining: Draining, result: Literal["drained", "quarantined", "given_back"]) -> DrainOutcome:
-        now = self._now()
-        holders = self.loaded.account.holders(now) if self.loaded and result != "drained" else ()
-        return DrainOutcome(result, holders, now - draining.began_s)
+    def _settle_drain(self, result: Result) -> None:
+        if self._draining is not None:
+            self._draining.settle(self._draining.outcome(result, self.loaded, self._now()))
 
     def _close(self, loaded: LoadedModel) -> None:
         loaded.account.shut()
@@ -395,9 +351,9 @@ class Version:
         stopped = not isinstance(error, Exception)
         if stopped:
             self._in_service = False
-            self.error = EngineClosed("the engine was closed", **self._me)
+            self.error = why.engine_closed(self.key)
         else:
-            self.error = self._crash(error)
+            self.error = why.crashed(self.key, error)
         if lifecycle.knows(self.state, Event.CRASHED):
             self._step(Event.CRASHED)
         self.loaded = None
@@ -408,27 +364,23 @@ class Version:
                 attempt.end(self.error)
         later, self._later = self._later, []
         for message in (*later, *self._lane.take_all()):
-            if isinstance(message, CalledOff):
-                message.done.settle(None)
-            elif not isinstance(message, Happened):
-                message.fail(self.error)
-            elif message.loaded is not None:
-                self._world.host.retire(message.loaded, str(self.error))
+            self._refuse(message, self.error)
+
+    def _refuse(self, message: Message, error: ChangeoverError) -> None:
+        """Answer a message that will not be handled."""
+        if isinstance(message, CalledOff):
+            message.done.settle(None)
+        elif not isinstance(message, Happened):
+            message.fail(error)
+        elif message.loaded is not None:
+            self._world.host.retire(message.loaded, str(error))
 
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
         """Hear from the supervisor what becomes of a crash."""
+        if self._in_service:
+            text = str(why.crashed(self.key, error))
+            self._world.bus.emit("version_restarting", self.key, error=text, delay_s=delay_s)
         self._in_service = self._in_service and delay_s is not None
-        self._world.bus.emit("version_restarting", self.key, error=str(self._crash(error)), delay_s=delay_s)
-
-    def _crash(self, error: BaseException) -> ChangeoverError:
-        """Return a crash as one of our errors."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if isinstance(error, ChangeoverError):
-            return error
-        crash = VersionCrashed(f"{self.key} crashed: {type(error).__name__}: {error}", ran="unknown", **self._me)
-        crash.__cause__ = error
-        return crash
 
     # --- small things ---
 
@@ -441,11 +393,6 @@ class Version:
         with scope:
             await self._world.ports.clock.sleep(seconds)
             self._lane.post(report)
-
-    def _warm_up_failed(self, error: BaseException) -> WarmUpFailed:
-        failed = WarmUpFailed(f"{self.key} failed its warm-up: {error}", **self._me)
-        failed.__cause__ = error
-        return failed
 
     def _now(self) -> float:
         return self._world.ports.clock.now()

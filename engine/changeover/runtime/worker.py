@@ -13,8 +13,9 @@ import trio
 
 from changeover.core.ledger import Account, RefId
 from changeover.core.snapshots import Reply
-from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed, twin
+from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed
 from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Wake
 
 
@@ -108,8 +109,8 @@ def _by_shape(batch: Sequence[Request]) -> list[list[Request]]:
 
 def _run_together(loaded: LoadedModel, group: list[Request]) -> None:
     """Call the model once for all; raises `PredictFailed` where it raises or its outputs cannot be split."""
-    numpy = _numpy()
-    joined = {name: numpy.concatenate([r.inputs[name] for r in group]) for name in group[0].inputs}
+    np = _numpy()
+    joined = {name: np.concatenate([r.inputs[name] for r in group]) for name in group[0].inputs}
     outputs = loaded.predict(joined)
     rows = sum(r.rows for r in group)
     for name, array in outputs.items():
@@ -127,7 +128,7 @@ def _run_together(loaded: LoadedModel, group: list[Request]) -> None:
 
 def _numpy() -> Any:
     try:
-        import numpy  # noqa: PLC0415 - the core does not need NumPy; whoever sends arrays has it
+        import numpy as np  # noqa: PLC0415 - the core does not need NumPy; whoever sends arrays has it
     except ImportError as error:  # pragma: no cover - arrays without NumPy
         raise LoaderNotInstalled("batching joins NumPy arrays: pip install numpy") from error
-    return numpy
+    return np

@@ -1,0 +1,79 @@
+"""Why a version cannot do what it was asked to, as errors in words. Pure; owns no state."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from changeover.core.values import VersionKey, VersionState
+from changeover.errors import (
+    AlreadyLoaded,
+    ChangeoverError,
+    EngineClosed,
+    LoadCancelled,
+    LoadFailed,
+    LoadTimeout,
+    VersionCrashed,
+    VersionNotLoaded,
+    WarmUpFailed,
+)
+
+
+def already_loaded(key: VersionKey) -> AlreadyLoaded:
+    """Say that it is ready."""
+    return AlreadyLoaded(
+        f"{key} is loaded already; ensure_loaded is content with that", model=key.model, version=key.version
+    )
+
+
+def not_loaded(key: VersionKey, state: VersionState) -> VersionNotLoaded:
+    """Say that it is not ready."""
+    return VersionNotLoaded(f"{key} is not loaded: it is {state.value}", model=key.model, version=key.version)
+
+
+def drain_called_off(key: VersionKey) -> VersionNotLoaded:
+    """Say that it takes requests again."""
+    return VersionNotLoaded(f"the drain of {key} was called off", model=key.model, version=key.version)
+
+
+def load_called_off(key: VersionKey) -> LoadCancelled:
+    """Say that nobody waited for it any more."""
+    return LoadCancelled(f"the load of {key} was called off", model=key.model, version=key.version)
+
+
+def overdue(key: VersionKey, timeout_s: float) -> LoadTimeout:
+    """Say that it was not ready in time."""
+    text = f"{key} was not ready within {timeout_s:g} s; its thread goes on, and what it brings will be closed"
+    return LoadTimeout(text, model=key.model, version=key.version)
+
+
+def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
+    """Say why a load failed; an error of ours is passed on."""
+    if isinstance(error, ChangeoverError):
+        return error
+    failed = LoadFailed(f"{key}: {type(error).__name__}: {error}", model=key.model, version=key.version)
+    failed.__cause__ = error
+    return failed
+
+
+def warm_up_failed(key: VersionKey, error: BaseException | None) -> WarmUpFailed:
+    """Say why its warm-up data did not go through."""
+    failed = WarmUpFailed(f"{key} failed its warm-up: {error}", model=key.model, version=key.version)
+    failed.__cause__ = error
+    return failed
+
+
+def crashed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
+    """Say why it crashed; an error of ours is passed on, also out of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    if isinstance(error, ChangeoverError):
+        return error
+    text = f"{key} crashed: {type(error).__name__}: {error}"
+    crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
+    crash.__cause__ = error
+    return crash
+
+
+def engine_closed(key: VersionKey) -> EngineClosed:
+    """Say that the engine was closed under it."""
+    return EngineClosed(f"{key}: the engine was closed", model=key.model, version=key.version)

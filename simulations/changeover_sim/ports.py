@@ -1,0 +1,123 @@
+"""The engine's ports in a world without threads: time is Trio's clock, and blocking work takes as long as it is told.
+
+A "thread" is a task of the world's own nursery, which outlives every engine: like a real one it cannot be interrupted
+by the engine, and it ends with the world. With `trio.testing.MockClock` hours pass in no time. It never touches I/O.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from changeover.runtime.ports import Ports, Served, TrioWake
+
+T = TypeVar("T")
+
+Duration = float | trio.Event
+"""How long a piece of blocking work takes: seconds, or until somebody sets the event."""
+
+EPOCH_S = 1_700_000_000.0
+"""What the wall clock shows when the virtual clock shows zero."""
+
+
+class VirtualClock:
+    """Trio's clock, for everything."""
+
+    now = staticmethod(trio.current_time)
+
+    @staticmethod
+    def wall() -> float:
+        """Return seconds since 1970, as far from `EPOCH_S` as the virtual clock is from zero."""
+        return EPOCH_S + trio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return `seconds` later on the virtual clock."""
+        await trio.sleep(seconds)
+
+
+class VirtualThreads:
+    """Blocking work as tasks; the work itself happens in one step when its time is up."""
+
+    def __init__(self, spawn: Callable[..., None], duration: Callable[[str], Duration]) -> None:
+        """Start "threads" by `spawn`; `duration` is asked for each piece of work by its name, `"load m/1"`."""
+        self._spawn = spawn
+        self._duration = duration
+
+    def start(
+        self,
+        name: str,
+        work: Callable[[], T],
+        deliver: Callable[[T | None, BaseException | None], None],
+        orphaned: Callable[[T | None, BaseException | None], None] | None = None,
+    ) -> None:
+        """Do `work` once its time is up, then deliver; an engine that has ended still gets its delivery."""
+        del orphaned  # the loop of a world never ends before its threads do
+        self._spawn(self._run, name, work, deliver, name=name)
+
+    def serve(
+        self,
+        name: str,
+        lane: Served,
+        handle: Callable[[Sequence[Any]], None],
+        deliver: Callable[[None, BaseException | None], None],
+    ) -> None:
+        """Take batches from `lane`, each after the time that a piece of work called `name` takes."""
+        self._spawn(self._serve, name, lane, handle, deliver, name=name)
+
+    async def _run(self, name: str, work: Callable[[], T], deliver: Callable[[Any, Any], None]) -> None:
+        await self._pass(name)
+        value: T | None = None
+        error: BaseException | None = None
+        try:
+            value = work()
+        except BaseException as raised:  # noqa: BLE001 - it is delivered, whatever it is
+            error = raised
+        deliver(value, error)
+
+    async def _serve(
+        self, name: str, lane: Served, handle: Callable[[Sequence[Any]], None], deliver: Callable[[Any, Any], None]
+    ) -> None:
+        step = lane.next_step(trio.current_time())
+        while not step.ended:
+            if step.batch:
+                await self._pass(name)
+                handle(step.batch)
+            else:
+                woken = trio.Event()
+                lane.park(woken.set, step.at_least)
+                with trio.move_on_after(float("inf") if step.wait_s is None else step.wait_s):
+                    await woken.wait()
+                lane.unpark(woken.set)
+            step = lane.next_step(trio.current_time())
+        deliver(None, None)
+
+    async def _pass(self, name: str) -> None:
+        duration = self._duration(name)
+        if isinstance(duration, trio.Event):
+            await duration.wait()
+        else:
+            await trio.sleep(duration)
+
+
+class World:
+    """A virtual world: hand `ports` to `open_engine`, and say in `durations` how long blocking work takes."""
+
+    def __init__(self, spawn: Callable[..., None], seed: int) -> None:
+        """Start "threads" by `spawn`, a nursery's `start_soon`; their work takes no time unless told otherwise."""
+        self.durations: dict[str, Duration] = {}
+        """By name of the work: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`; 0 s where not named."""
+        wake = TrioWake(trio.lowlevel.current_trio_token())
+        threads = VirtualThreads(spawn, lambda name: self.durations.get(name, 0.0))
+        self.ports = Ports(VirtualClock(), random.Random(seed), wake, threads)
+
+
+@asynccontextmanager
+async def open_world(seed: int = 0) -> AsyncGenerator[World, None]:
+    """Open a world for the block; its "threads" end with it, as those of a process do."""
+    async with trio.open_nursery() as nursery:
+        yield World(nursery.start_soon, seed)
+        nursery.cancel_scope.cancel()

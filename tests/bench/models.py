@@ -1,0 +1,107 @@
+"""The models of the benchmarks, as functions that the callable loader calls: `"models:trivial"`, `"models:witnessed"`.
+
+A witness stands around a real ONNX model and counts every call that its `close` was too early for. `WITNESS` is the
+one count of the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from changeover.core.tally import peek
+from changeover.plugin import Model, Signature, Source
+from changeover_plugins.onnx_loader import OnnxLoader
+
+
+class Trivial:
+    """As little of a model as there can be."""
+
+    __slots__ = ()
+
+    signature = Signature(checked=False)
+    thread_safe = True
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the inputs."""
+        return inputs
+
+    def memory_bytes(self) -> int:
+        """Return nothing worth counting."""
+        return 0
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class Witness:
+    """What was seen of all witnessed models of this process; from any thread."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self._after_close = itertools.count()
+        self._closed_in_use = itertools.count()
+        self._closed = itertools.count()
+
+    @property
+    def used_after_close(self) -> int:
+        """Return how many calls began, or were still running, after `close` had been called."""
+        return peek(self._after_close) + peek(self._closed_in_use)
+
+    @property
+    def closed(self) -> int:
+        """Return how many models were closed."""
+        return peek(self._closed)
+
+    def saw_use(self, *, began_closed: bool) -> None:
+        """Note a call that `close` came too early for."""
+        next(self._after_close if began_closed else self._closed_in_use)
+
+    def saw_close(self) -> None:
+        """Note a close."""
+        next(self._closed)
+
+
+WITNESS = Witness()
+
+
+class Witnessed:
+    """A model around another one that looks, before and after each call, whether it was closed."""
+
+    def __init__(self, model: Model) -> None:
+        """Pass everything on to `model`."""
+        self.signature = model.signature
+        self.thread_safe = model.thread_safe
+        self._model = model
+        self._closed = False
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call the model, and report what must not be."""
+        if self._closed:
+            WITNESS.saw_use(began_closed=True)
+        outputs = self._model.predict(inputs)
+        if self._closed:
+            WITNESS.saw_use(began_closed=False)
+        return outputs
+
+    def memory_bytes(self) -> int | None:
+        """Return what the model says."""
+        return self._model.memory_bytes()
+
+    def close(self) -> None:
+        """Close the model."""
+        self._closed = True
+        WITNESS.saw_close()
+        self._model.close()
+
+
+def trivial() -> Trivial:
+    """Make a model that does nothing."""
+    return Trivial()
+
+
+def witnessed(path: str) -> Witnessed:
+    """Load an ONNX file with the real loader, and put a witness around it."""
+    return Witnessed(OnnxLoader().load(Source("digits", Path(path).parent.name, path)))

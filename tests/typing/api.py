@@ -1,0 +1,296 @@
+"""The public interface as a user's type checker sees it: checked by mypy and pyright, and never run.
+
+A line that stops to type-check here is a change that breaks other people's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, assert_type
+
+import changeover
+from changeover import (
+    Audit,
+    Balance,
+    Batching,
+    Drain,
+    DrainOutcome,
+    Engine,
+    Event,
+    EventsDropped,
+    Holder,
+    Lease,
+    ReferenceTracker,
+    Reply,
+    Shift,
+    Statistics,
+    SwapOperation,
+    SwapState,
+    Timeouts,
+    VersionKey,
+    VersionLoadInfo,
+    VersionSpec,
+    VersionState,
+)
+from changeover.errors import (
+    ChangeoverError,
+    DrainTimeout,
+    LoadFailed,
+    NotReady,
+    PredictFailed,
+    ReferenceLeakError,
+    SwapFailed,
+    SwapRolledBack,
+)
+from changeover.plugin import API_VERSION, BATCH, Loader, Model, Signature, Source, TensorSpec
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+async def opening() -> None:
+    async with changeover.open_engine() as plain:
+        assert_type(plain, Engine)
+    async with changeover.open_engine(
+        repository=Path("models"),
+        memory_budget_bytes=2**30,
+        debug_references=True,
+        strict_references=True,
+    ) as engine:
+        assert_type(engine, Engine)
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+def registering(engine: Engine) -> None:
+    spec = VersionSpec(
+        model="digits",
+        version="1",
+        source="models:digits",
+        loader="callable",
+        options={"scale": 2},
+        warmup=({"x": object()},),
+        isolation="inline",
+        execution="worker",
+        workers=2,
+        batching=Batching(max_batch=16, max_delay_s=0.002),
+        queue_limit=100,
+        pinned=True,
+        allow_code=True,
+        sha256=None,
+        memory_hint_bytes=1_000,
+        load_timeout_s=30.0,
+    )
+    assert_type(spec.key, VersionKey)
+    engine.register(spec)
+    engine.register("digits", "2", "models:digits", loader="callable", allow_code=True, workers=1)
+    engine.register("digits", "3", Path("digits.onnx"), loader="onnx")
+
+
+async def versions(engine: Engine) -> None:
+    await engine.load("digits", "1")
+    await engine.ensure_loaded("digits", "1")
+    await engine.warm_up("digits", "1", {"x": object()})
+    await engine.unload("digits", "1")
+    await engine.unload("digits", "1", drain=Drain(deadline_s=5.0, then="quarantine"), force=True)
+    assert_type(engine.is_loaded("digits", "1"), bool)
+    assert_type(engine.is_active("digits", "1"), bool)
+    assert_type(engine.loaded_versions("digits"), tuple[str, ...])
+
+
+def load_info(engine: Engine) -> None:
+    info = engine.load_info("digits", "1")
+    assert_type(info, VersionLoadInfo)
+    assert_type(info.model, str)
+    assert_type(info.version, str)
+    assert_type(info.is_loaded, bool)
+    assert_type(info.loaded_at, float | None)
+    assert_type(info.load_s, float | None)
+    assert_type(info.memory_bytes, int | None)
+    assert_type(info.request_count, int)
+    assert_type(info.is_warming_up, bool)
+    assert_type(info.warmed_at, float | None)
+    assert_type(info.status, VersionState)
+    assert_type(info.error, str | None)
+    method: str = info.memory_method
+    del method
+
+
+# --- using ----------------------------------------------------------------------------------------------------------
+
+
+def leasing(engine: Engine) -> Mapping[str, Any]:
+    with engine.lease("digits") as lease:
+        assert_type(lease, Lease)
+        assert_type(lease.version, str)
+        assert_type(lease.model, Any)
+        outputs = lease.infer({"x": object()})
+        assert_type(outputs, Mapping[str, Any])
+    with engine.lease("digits", version="1", request_id="r-1"):
+        pass
+    return outputs
+
+
+async def leasing_and_waiting(engine: Engine) -> str:
+    async with engine.lease("digits", wait_s=None) as lease:
+        assert_type(lease, Lease)
+    async with engine.lease("digits", version="1", wait_s=0.5) as lease:
+        return lease.version
+
+
+async def requests(engine: Engine) -> Any:
+    reply = await engine.infer("digits", {"x": object()})
+    assert_type(reply, Reply)
+    assert_type(reply.version, str)
+    assert_type(reply.fell_back, bool)
+    assert_type(reply.outputs, Mapping[str, Any])
+    other = await engine.infer("digits", {"x": object()}, version="1", timeout_s=0.5)
+    return other.outputs["label"]
+
+
+# --- swaps ----------------------------------------------------------------------------------------------------------
+
+
+async def swapping(engine: Engine) -> None:
+    plain = await engine.swap("digits", "2")
+    assert_type(plain, SwapOperation)
+    full = await engine.swap(
+        "digits",
+        to="2",
+        from_="1",
+        plan=Shift.at_once(),
+        drain=Drain(deadline_s=30.0, then="quarantine"),
+        on_busy="refuse",
+        timeouts=Timeouts(load_s=10.0, unload_s=5.0),
+    )
+    assert_type(full.state, SwapState)
+    assert_type(await engine.rollback(full.id), SwapOperation)
+
+
+def starting_a_swap(engine: Engine) -> None:
+    swap_id = engine.start_swap("digits", "2", plan=Shift.at_once(), drain=Drain(deadline_s=1.0, then="wait"))
+    assert_type(swap_id, str)
+    operation = engine.swap_status(swap_id)
+    assert_type(operation.id, str)
+    assert_type(operation.model, str)
+    assert_type(operation.from_version, str)
+    assert_type(operation.to_version, str)
+    assert_type(operation.state.ended, bool)
+    assert_type(operation.start_time, float)
+    assert_type(operation.end_time, float | None)
+    assert_type(operation.error_message, str | None)
+    assert_type(operation.share, float)
+    assert_type([step.step for step in operation.steps], list[str])
+    assert_type(operation.drain_outcome, DrainOutcome | None)
+    assert_type(operation.old_unloaded, bool)
+    assert_type(engine.swaps(), tuple[SwapOperation, ...])
+    assert_type(engine.swaps("digits", limit=10), tuple[SwapOperation, ...])
+
+
+# --- references -----------------------------------------------------------------------------------------------------
+
+
+async def references(engine: Engine) -> None:
+    tracker = engine.references
+    assert_type(tracker, ReferenceTracker)
+    tracker.acquire("digits", "1", "r-1")
+    tracker.release("digits", "1", "r-1")
+    assert_type(tracker.count("digits", "1"), int)
+    assert_type(tracker.has_references("digits", "1"), bool)
+    assert_type(tracker.counts(), dict[tuple[str, str], int])
+    await tracker.wait_for_zero("digits", "1", timeout_s=1.0)
+    await engine.wait_for_drain("digits", "1", timeout_s=1.0)
+    for holder in engine.who_holds("digits", "1"):
+        assert_type(holder, Holder)
+        assert_type(holder.kind, str)
+        assert_type(holder.holder, str)
+        assert_type(holder.age_s, float)
+        assert_type(holder.where, str | None)
+
+
+def auditing(engine: Engine) -> None:
+    audit = engine.audit()
+    assert_type(audit, Audit)
+    assert_type(audit.clean, bool)
+    assert_type(audit.balances, Mapping[VersionKey, Balance])
+    assert_type(audit.holders, Mapping[VersionKey, tuple[Holder, ...]])
+    assert_type(audit.suspected, tuple[tuple[VersionKey, Holder], ...])
+    audit.raise_for_leaks()
+    assert_type(engine.statistics(), Statistics)
+
+
+async def listening(engine: Engine) -> None:
+    async with engine.events(buffer=10) as events:
+        async for event in events:
+            assert_type(event, Event | EventsDropped)
+            if isinstance(event, EventsDropped):
+                assert_type(event.count, int)
+            else:
+                assert_type(event.kind, str)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+async def failing(engine: Engine) -> str | None:
+    try:
+        await engine.swap("digits", "2")
+    except (SwapFailed, SwapRolledBack) as error:
+        operation: SwapOperation = error.operation
+        return operation.error_message
+    except DrainTimeout as error:
+        held: tuple[Holder, ...] = error.holders
+        return str(held)
+    except (NotReady, LoadFailed, PredictFailed, ReferenceLeakError) as error:
+        assert_type(error.model, str | None)
+        assert_type(error.version, str | None)
+        assert_type(error.retryable, bool)
+        ran: str = error.ran
+        return ran
+    except ChangeoverError as error:
+        return error.acts
+    return None
+
+
+# --- a loader -------------------------------------------------------------------------------------------------------
+
+
+class Doubler:
+    """A model, by having what a model has."""
+
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", (BATCH, 4)),),
+        outputs=(TensorSpec("y", "float32", (BATCH, 4)),),
+    )
+    thread_safe = True
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Double."""
+        return {"y": inputs["x"] * 2}
+
+    def memory_bytes(self) -> int | None:
+        """Tell nothing."""
+        return None
+
+    def close(self) -> None:
+        """Keep nothing."""
+
+
+class DoublerLoader:
+    """A loader, by having what a loader has."""
+
+    api_version: ClassVar[int] = API_VERSION
+    executes_code_on_load: ClassVar[bool] = False
+
+    def load(self, source: Source) -> Model:
+        """Load."""
+        assert_type(source.model, str)
+        assert_type(source.location, str)
+        assert_type(source.file(), Path)
+        assert_type(source.options, Mapping[str, Any])
+        return Doubler()
+
+
+def loaders() -> Iterator[Loader]:
+    yield DoublerLoader()

@@ -112,10 +112,10 @@ class Account:
         next(self._acquires)
         return ref
 
-    def release(self, ref: RefId) -> None:
-        """Strike out a reference; raises `ReferenceNotHeld`, and changes nothing, where it is not held."""
+    def release(self, ref: RefId | None) -> None:
+        """Strike out a reference; raises `ReferenceNotHeld`, and changes nothing, where it is not held (None never is)."""
         try:
-            del self.held[ref]
+            del self.held[ref]  # type: ignore[arg-type]  # None is a key that no reference has
         except KeyError:
             next(self._over)
             raise ReferenceNotHeld(
@@ -208,10 +208,10 @@ class RecordingAccount(Account):
                 self.log.append(Acquire(ref, use[0]))
             return ref
 
-    def release(self, ref: RefId) -> None:
+    def release(self, ref: RefId | None) -> None:
         """Do as `Account.release`, and write it down, also where it raises."""
         with self._lock:
-            self.log.append(Release(ref))
+            self.log.append(Release("released before" if ref is None else ref))
             super().release(ref)
 
     def _drop(self, ref: RefId) -> None:

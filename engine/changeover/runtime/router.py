@@ -35,7 +35,8 @@ class Router:
         self._bus = bus
         self._explain = explain
         self._open: dict[VersionKey, Account] = {}
-        self._direct: Mapping[str, Account] = {}
+        self.direct: Mapping[str, Account] = {}
+        """The account of each model that has all its traffic on one version; replaced whole, never changed."""
 
     # --- any thread ---
 
@@ -46,7 +47,7 @@ class Router:
         and `AlreadyHeld`.
         """
         if version is None:
-            account = self._direct.get(model)
+            account = self.direct.get(model)
             if account is not None:
                 ref = account.acquire(use)
                 if ref is not None:
@@ -117,13 +118,13 @@ class Router:
     def refuse(self, error: ChangeoverError) -> None:
         """Answer every pin with `error` from now on."""
         self.refusal = error
-        self.snapshot, self._direct = Snapshot(serial=self.snapshot.serial + 1), {}
+        self.snapshot, self.direct = Snapshot(serial=self.snapshot.serial + 1), {}
 
     def _apply(self, event: RouteEvent) -> None:
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)
         if self.refusal is not None or self.snapshot is before:
             return
-        self._direct = self._whole_routes(self._direct, _models(event))
+        self.direct = self._whole_routes(self.direct, _models(event))
         for model in _models(event):
             self._bus.emit("traffic_shifted", model=model, to=self.active(model))
 

@@ -300,9 +300,8 @@ class Version:
     # --- serving ---
 
     def _open(self, loaded: LoadedModel) -> None:
-        wake = self._world.ports.wake
         self._in_service = True
-        loaded.on_fatal = lambda error: void(wake.soon(lambda: self.post(Happened(Event.CRASHED, loaded, error=error))))
+        loaded.on_fatal = lambda error: self._post_soon(Happened(Event.CRASHED, loaded, error=error))
         loaded.account.reopen()
         self._settle_drain("given_back")
         draining, self._draining = self._draining, None
@@ -322,12 +321,12 @@ class Version:
     # --- leaving ---
 
     def _shut(self, loaded: LoadedModel) -> None:
-        draining, wake = self._draining, self._world.ports.wake
+        draining = self._draining
         assert draining is not None
         self._in_service = False
         self._world.shut(loaded)
         loaded.account.shut()
-        loaded.account.watch(lambda: void(wake.soon(lambda: self.post(Happened(Event.ZERO, draining)))))
+        loaded.account.watch(lambda: self._post_soon(Happened(Event.ZERO, draining)))
 
     def _bound(self, draining: Draining, drain: Drain) -> None:
         """Set the drain's deadline, or bring it forward for an order that is in more of a hurry."""
@@ -384,6 +383,10 @@ class Version:
 
     # --- small things ---
 
+    def _post_soon(self, report: Happened) -> None:
+        """Post a report from any thread."""
+        self._world.ports.wake.soon(lambda: self.post(report))
+
     def _after(self, seconds: float, scope: trio.CancelScope, report: Happened) -> None:
         """Post a report later, unless `scope` is cancelled."""
         assert self._nursery is not None
@@ -396,7 +399,3 @@ class Version:
 
     def _now(self) -> float:
         return self._world.ports.clock.now()
-
-
-def void(_value: object) -> None:
-    """Drop a value."""

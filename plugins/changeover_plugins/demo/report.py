@@ -1,0 +1,181 @@
+"""What a run of the demo came to: the figures, what is wrong with them, and the tables that show them.
+
+Frozen values and functions over them. Owns no state and spawns nothing; only `collect` looks at living things.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from changeover import Audit, VersionKey
+from changeover_plugins.demo.clients import FINISH_S, Traffic, Window
+from changeover_plugins.demo.digits import MODEL
+from changeover_plugins.demo.repository import KINDS
+from changeover_plugins.demo.witness import Ledger
+
+_NOTHING_HELD = VersionKey(MODEL, "")
+
+
+@attrs.frozen
+class ActRow:
+    """How one act went."""
+
+    number: int
+    title: str
+    ok: bool
+    said: str
+    """What there is to say about it; where it failed, the expectation that did not hold."""
+
+
+@attrs.frozen
+class VersionRow:
+    """The counts of one version."""
+
+    version: str
+    kind: str
+    """What it is, in a word."""
+    answered: int
+    right: int
+    """Answers that named the digit that the image shows."""
+    lost: int
+    """Requests that ended in an error that names this version."""
+    acquired: int
+    """References that were taken, as the engine counts them."""
+    released: int
+    held: int
+    over_released: int
+    """References that were given back without being held."""
+    loaded: int
+    """Models that were loaded, as the witness counts them."""
+    closed: int
+    used_after_close: int
+
+    @property
+    def sent(self) -> int:
+        """How many requests reached it."""
+        return self.answered + self.lost
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of right answers; None where it gave none."""
+        return self.right / self.answered if self.answered else None
+
+
+@attrs.frozen
+class WindowRow:
+    """The latencies of one stretch of the run."""
+
+    name: str
+    at_rest: bool
+    answered: int
+    duration_s: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@attrs.frozen
+class Report:
+    """All of it."""
+
+    clients: int
+    sent: int
+    """Requests that the clients began."""
+    answered: int
+    reasons: Mapping[str, int]
+    """How often a client saw which error."""
+    acts: tuple[ActRow, ...]
+    versions: tuple[VersionRow, ...]
+    windows: tuple[WindowRow, ...]
+    balanced: bool
+    """Whether the engine's own audit found every reference given back."""
+    total_s: float
+    """How long the run took, training included."""
+
+    @property
+    def lost(self) -> int:
+        """Requests that were sent and not answered, whatever became of them."""
+        return self.sent - self.answered
+
+    @property
+    def held(self) -> int:
+        """References that are still held."""
+        return sum(row.held for row in self.versions)
+
+    @property
+    def used_after_close(self) -> int:
+        """Predictions on a model whose `close()` had been called."""
+        return sum(row.used_after_close for row in self.versions)
+
+    @property
+    def rest_p99_ms(self) -> float:
+        """The median of the p99 of the windows at rest; NaN where there are none."""
+        return statistics.median([w.p99_ms for w in self.windows if w.at_rest] or [math.nan])
+
+    def faults(self) -> tuple[str, ...]:
+        """Return one sentence for everything that must not be; empty: the run is good."""
+        return tuple([*self._act_faults(), *self._request_faults(), *self._version_faults()])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON has it, the verdict included."""
+        whole = attrs.asdict(self)
+        for row, values in zip(self.versions, whole["versions"], strict=True):
+            values |= {"sent": row.sent, "accuracy": row.accuracy}
+        sums = {"lost": self.lost, "held": self.held, "used_after_close": self.used_after_close}
+        return {"ok": not self.faults(), "faults": self.faults(), **sums, **whole}
+
+    def _act_faults(self) -> Iterable[str]:
+        for act in self.acts:
+            if not act.ok:
+                yield f"act {act.number}, {act.title}: {act.said}"
+
+    def _request_faults(self) -> Iterable[str]:
+        if self.answered == 0:
+            yield "no request was answered, so nothing was shown"
+        if self.lost:
+            seen = "; ".join(f"{reason} ({times} times)" for reason, times in self.reasons.items())
+            yield f"{self.lost:,} of {self.sent:,} requests were lost: {seen or f'no answer within {FINISH_S:g} s'}"
+        if not self.balanced:
+            yield f"references leaked: {self.held:,} are still held, or taken and given back do not add up"
+
+    def _version_faults(self) -> Iterable[str]:
+        for row in self.versions:
+            if row.over_released:
+                yield f"version {row.version}: {row.over_released:,} references were given back twice"
+            if row.used_after_close:
+                yield f"version {row.version} was used {row.used_after_close:,} times after its close()"
+            if row.loaded != row.closed:
+                yield f"version {row.version} was loaded {row.loaded:,} times and closed {row.closed:,} times"
+
+
+@attrs.frozen
+class Table:
+    """A table as text; numbers stand right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int
+    """So many columns from the left are words and stand left."""
+
+
+def collect(
+    clients: int, acts: Sequence[ActRow], traffic: Traffic, ledger: Ledger, audit: Audit, total_s: float
+) -> Report:
+    """Return the report of a run that is over."""
+    return Report(
+        clients=clients,
+        sent=traffic.sent,
+        answered=traffic.answered_count,
+        reasons=dict(traffic.reasons),
+        acts=tuple(acts),
+        versions=tuple(_version_row(version, traffic, ledger, audit) for version in KINDS),
+        windows=tuple(_window_row(window) for window in traffic.windows if window.latencies_ms),
+        balanced=audit.clean,
+        total_s=total_s,
+    )

@@ -1,0 +1,128 @@
+"""An engine on a stage: scripted models, in a world of virtual time or on the real machine.
+
+`open_rig` owns the engine and looks, when it is closed, whether any model was misused. A rig spawns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import attrs
+import trio
+import trio.testing
+
+import changeover
+from changeover import Engine, Event, EventsDropped, VersionSpec
+from changeover_sim import Duration, World, open_world
+from tests.support.models import Cast, Script
+
+T = TypeVar("T")
+
+LOADER = "scripted"
+SCRIPT_FIELDS = frozenset(field.name for field in attrs.fields(Script))
+
+
+class Rig:
+    """One engine, its world (None: the real one) and the cast of its models."""
+
+    def __init__(self, engine: Engine, cast: Cast, world: World | None) -> None:
+        self.engine = engine
+        self.cast = cast
+        self._world = world
+        engine._host.loaders.add(LOADER, cast.loader)
+
+    @property
+    def world(self) -> World:
+        """The virtual world; only where there is one."""
+        assert self._world is not None
+        return self._world
+
+    def add(self, model: str = "m", version: str = "1", *, source: Any = "script", **fields: Any) -> VersionSpec:
+        """Register a version; fields are those of `Script` and of `VersionSpec`."""
+        script = self.cast.script(model, version)
+        for name in SCRIPT_FIELDS & fields.keys():
+            setattr(script, name, fields.pop(name))
+        return self.engine.register(model, version, source, loader=LOADER, **fields)
+
+    async def ready(self, model: str = "m", version: str = "1", **fields: Any) -> None:
+        """Register a version and load it."""
+        self.add(model, version, **fields)
+        await self.engine.load(model, version)
+
+    def takes(self, work: str, duration: Duration) -> None:
+        """Say how long a piece of work takes: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`."""
+        self.world.durations[work] = duration
+
+    def script(self, model: str = "m", version: str = "1") -> Script:
+        """Return what a version does, to be changed."""
+        return self.cast.script(model, version)
+
+    def lease(self, model: str = "m", version: str | None = None) -> Any:
+        """Take a lease and keep it; `release()` gives it back."""
+        return self.engine.lease(model, version=version).__enter__()
+
+
+@asynccontextmanager
+async def open_rig(*, seed: int = 0, real: bool = False, cast: Cast | None = None, **options: Any) -> AsyncGenerator[Rig, None]:
+    """Open a world and an engine in it; afterwards no model may have been misused."""
+    cast = cast or Cast()
+    if real:
+        async with changeover.open_engine(**options) as engine:
+            yield Rig(engine, cast, None)
+    else:
+        async with open_world(seed) as world:
+            async with changeover.open_engine(ports=world.ports, **options) as engine:
+                yield Rig(engine, cast, world)
+            await settle()
+    assert cast.wrongs() == []
+
+
+async def settle(cushion_s: float = 0.0) -> None:
+    """Return when every other task waits for time to pass or for somebody outside."""
+    await trio.testing.wait_all_tasks_blocked(cushion_s)
+
+
+def run_virtual(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run `main` under a clock that jumps; for tests that run many worlds."""
+    return trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class Watch:
+    """Everything that an engine tells, from the moment that it is entered."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.seen: list[Event] = []
+        self._events = engine.events(buffer=100_000)
+
+    async def __aenter__(self) -> Watch:
+        await self._events.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._events.__aexit__(*exc)
+
+    async def read(self) -> list[Event]:
+        """Return all events up to now; none may have been dropped."""
+        await settle()
+        while self._events._unread:
+            event = await self._events.__anext__()
+            assert not isinstance(event, EventsDropped)
+            self.seen.append(event)
+        return self.seen
+
+    async def kinds(self, kind: str, field: str | None = None) -> list[Any]:
+        """Return the events of one kind, or one field of their details."""
+        found = [event for event in await self.read() if event.kind == kind]
+        return found if field is None else [event.detail.get(field) for event in found]
+
+    async def states(self, version: str, model: str = "m") -> list[str]:
+        """Return the states that a version went through."""
+        return [
+            event.detail["state"]
+            for event in await self.read()
+            if event.kind == "version_state" and (event.model, event.version) == (model, version)
+        ]
+
+

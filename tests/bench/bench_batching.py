@@ -87,7 +87,7 @@ def _model(way: str) -> str:
 def _session_run(engine: Engine, images: Any) -> Callable[[int], object]:
     """Return a function that answers one image by a bare ONNX session."""
     loaded = next(one for one in engine._host.living() if one.key.model == "inline")
-    session: Any = loaded.model._session  # pyright: ignore - the loader's own, so that both sides run the same
+    session: Any = loaded.model._session  # the very session, so that both sides run the same
     names = [spec.name for spec in loaded.signature.outputs]
     return lambda number: session.run(names, {"image": images[number % len(images)][None, :]})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import measure
@@ -43,7 +43,7 @@ def bench(quick: bool) -> list[Figure]:
 
 
 async def _updates(rounds: int, count: int) -> list[Figure]:
-    """Measure one change of the routes among few models and among many, the whole of it and its decision alone."""
+    """Measure, in CPU time, one change of the routes among few models and among many, and its parts."""
     async with open_engine() as few, open_engine() as many:
         await _fill(few, 1)
         await _fill(many, MODELS)
@@ -76,18 +76,18 @@ async def _fill(engine: Engine, models: int) -> None:
 def _shift(engine: Engine, count: int) -> float:
     """Return the seconds of one change of the routes, made as a swap's pivot makes it."""
     router = engine._router
-    began = perf_counter()
+    began = thread_time()
     for turn in range(count):
         router.shift({"m0": "12"[turn % 2]})
-    return (perf_counter() - began) / count
+    return (thread_time() - began) / count
 
 
 def _decide(engine: Engine, count: int) -> float:
     snapshot = engine._router.snapshot
-    began = perf_counter()
+    began = thread_time()
     for _ in range(count):
         decide(snapshot, Shifted({"m0": "3"}))
-    return (perf_counter() - began) / count
+    return (thread_time() - began) / count
 
 
 def _out_and_in(engine: Engine, count: int) -> float:
@@ -95,11 +95,11 @@ def _out_and_in(engine: Engine, count: int) -> float:
     router = engine._router
     router.shift({"m0": "2"})
     loaded = next(one for one in engine._host.living() if one.key == ("m0", "1"))
-    began = perf_counter()
+    began = thread_time()
     for _ in range(count):
         router.shut(loaded)
         router.opened(loaded)
-    return (perf_counter() - began) / count
+    return (thread_time() - began) / count
 
 
 # --- the swaps ---
@@ -124,7 +124,7 @@ async def _swaps(folder: Path, images: Any, way: str, swaps: int) -> list[Figure
                 steps = _durations(operation)
                 own_s.append(perf_counter() - began - sum(steps[s] for s in ("load", "warm", "drain", "unload")))
                 shift_s.append(steps["shift"])
-    own = Spread.of(own_s)
+    own, meanwhile = Spread.of(own_s), Spread.of(traffic.latencies_s(0.0, perf_counter()))
     at = f"{CLIENTS} clients, {way}"
     return [
         Figure(
@@ -132,6 +132,7 @@ async def _swaps(folder: Path, images: Any, way: str, swaps: int) -> list[Figure
             own.text("ms", scale=1e3), own.median < SWAP_MOST_S,
         ),
         Figure("  of that, the shift step", "", Spread.of(shift_s).text("ms", scale=1e3)),
+        Figure("  a request meanwhile: one round of the loop", "", meanwhile.text("ms", scale=1e3)),
         Figure("  lost", "0", f"{len(traffic.lost)} of {traffic.sent:,}", not traffic.lost),
     ]  # fmt: skip
 

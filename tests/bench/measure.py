@@ -68,7 +68,7 @@ class Spread:
 
 
 def alternate(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Measure every side once a round, so that what the machine does meanwhile meets all of them; the first is waste."""
+    """Measure every side once a round, so that what the machine does meanwhile meets all; the first is waste."""
     for side in sides:
         side()
     measured: list[list[float]] = [[] for _ in sides]

@@ -30,8 +30,8 @@ class Traffic:
         self._images = images
         self._stopped = False
         self._awaited: str | None = None
-        self.first_at: float | None = None
-        """When the version that `expect` named answered first."""
+        self._first_at = 0.0
+        self._answered_first = trio.Event()
         self.sent = 0
         self.lost: list[str] = []
         # Arrays, because a million tuples would give the garbage collector work that the engine would be charged with.
@@ -44,8 +44,13 @@ class Traffic:
         return len(self._took_s)
 
     def expect(self, version: str) -> None:
-        """Note in `first_at` when this version answers first, from now on."""
-        self._awaited, self.first_at = version, None
+        """Note when this version answers first from now on, for `first_answer`."""
+        self._awaited, self._answered_first = version, trio.Event()
+
+    async def first_answer(self) -> float:
+        """Return when the expected version answered first, once it has."""
+        await self._answered_first.wait()
+        return self._first_at
 
     def latencies_s(self, begin: float, end: float) -> list[float]:
         """Return how long the requests took that ended in a window of time."""
@@ -67,7 +72,8 @@ class Traffic:
             ended_at.append(now)
             took_s.append(now - began)
             if reply.version == self._awaited:
-                self._awaited, self.first_at = None, now
+                self._awaited, self._first_at = None, now
+                self._answered_first.set()
 
     def stop(self) -> None:
         """Let every client end after its present request."""

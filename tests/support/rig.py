@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import attrs
 import trio
@@ -15,6 +16,7 @@ import trio.testing
 
 import changeover
 from changeover import Engine, Event, EventsDropped, VersionSpec
+from changeover.errors import ChangeoverError
 from changeover_sim import Duration, World, open_world
 from tests.support.models import Cast, Script
 
@@ -65,17 +67,18 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(*, seed: int = 0, real: bool = False, cast: Cast | None = None, **options: Any) -> AsyncGenerator[Rig, None]:
-    """Open a world and an engine in it; afterwards no model may have been misused."""
+async def open_rig(
+    *, world: World | None = None, seed: int = 0, real: bool = False, cast: Cast | None = None, **options: Any
+) -> AsyncGenerator[Rig, None]:
+    """Open an engine in `world`, in one of its own, or on the real machine; no model may have been misused in it."""
     cast = cast or Cast()
-    if real:
-        async with changeover.open_engine(**options) as engine:
-            yield Rig(engine, cast, None)
-    else:
-        async with open_world(seed) as world:
-            async with changeover.open_engine(ports=world.ports, **options) as engine:
-                yield Rig(engine, cast, world)
-            await settle()
+    async with AsyncExitStack() as stack:
+        if real:
+            engine = await stack.enter_async_context(changeover.open_engine(**options))
+        else:
+            world = world or await stack.enter_async_context(open_world(seed))
+            engine = await stack.enter_async_context(changeover.open_engine(ports=world.ports, **options))
+        yield Rig(engine, cast, world)
     assert cast.wrongs() == []
 
 
@@ -96,11 +99,11 @@ class Watch:
         self.seen: list[Event] = []
         self._events = engine.events(buffer=100_000)
 
-    async def __aenter__(self) -> Watch:
+    async def __aenter__(self) -> Self:
         await self._events.__aenter__()
         return self
 
-    async def __aexit__(self, *exc: Any) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self._events.__aexit__(*exc)
 
     async def read(self) -> list[Event]:
@@ -126,3 +129,46 @@ class Watch:
         ]
 
 
+class Outcome:
+    """A call, and what came of it: a value, an error of ours, or nothing yet."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> None:
+        self._call = partial(call, *args, **kwargs)
+        self._value: Any = None
+        self.error: Exception | None = None
+        self.over = False
+        self.began_s = self.ended_s = 0.0
+
+    async def run(self) -> None:
+        """Make the call and keep what comes of it."""
+        self.began_s = trio.current_time()
+        try:
+            self._value = await self._call()
+        except ChangeoverError as error:
+            self.error = error
+        self.ended_s = trio.current_time()
+        self.over = True
+
+    @property
+    def value(self) -> Any:
+        """What was returned; raises what was raised."""
+        assert self.over, "the call has not ended"
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+
+@asynccontextmanager
+async def running(*outcomes: Outcome) -> AsyncGenerator[None, None]:
+    """Make the calls beside the block, and wait for their ends behind it."""
+    async with trio.open_nursery() as nursery:
+        for outcome in outcomes:
+            nursery.start_soon(outcome.run)
+        await settle()
+        yield
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when `condition` holds; looks again ten times a second of virtual time."""
+    while not condition():
+        await trio.sleep(0.1)

@@ -113,7 +113,7 @@ class Account:
         return ref
 
     def release(self, ref: RefId | None) -> None:
-        """Strike out a reference; raises `ReferenceNotHeld`, and changes nothing, where it is not held (None never is)."""
+        """Strike out a reference; raises `ReferenceNotHeld`, and changes nothing, if it is not held; None never is."""
         try:
             del self.held[ref]  # type: ignore[arg-type]  # None is a key that no reference has
         except KeyError:

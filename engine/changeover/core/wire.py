@@ -54,7 +54,7 @@ def decode(data: bytes) -> JournalRecord:
     if len(data) > RECORD_BYTES_MAX:
         raise BadRecord(f"a record of {len(data)} bytes; at most {RECORD_BYTES_MAX} are allowed")
     try:
-        fields = _msgpack.unpackb(data, strict_map_key=True, max_buffer_size=RECORD_BYTES_MAX)
+        fields = _msgpack.unpackb(data, strict_map_key=True)
     except Exception as error:  # msgpack raises ValueError, its own errors, and UnicodeDecodeError
         raise BadRecord(f"not msgpack: {error}") from error
     if not _is_map(fields):

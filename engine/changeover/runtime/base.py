@@ -133,6 +133,8 @@ class EngineBase:
 
         It holds the active version, or the one named; `request_id` names it in audits, and may be held only once.
         """
+        if wait_s is not None:
+            seconds("wait_s", wait_s)
         return self._lease_kind(self._lease_world, model, version, request_id, wait_s)
 
     @property
@@ -195,6 +197,8 @@ class EngineBase:
         living = {loaded.key: loaded for loaded in self._host.living()}
         versions: dict[VersionKey, VersionStatistics] = {}
         for key, version in self._versions.copy().items():
+            if version.state is VersionState.REGISTERED:
+                continue  # somebody asked for it, and it was never loaded
             loaded = living.get(key)
             versions[key] = VersionStatistics(
                 state=version.state,

@@ -228,6 +228,7 @@ class Engine(EngineBase):
         Cancelled, the rollback goes on. Raises `SwapNotFound`, `SwapNotAllowed` where it did not happen or the traffic
         has moved on, `SwapInProgress`, and `SwapFailed` where it could not be undone.
         """
+        self._check_open()
         saga = self._saga(swap_id)
         await trio.lowlevel.checkpoint()
         state = saga.operation.state
@@ -263,7 +264,9 @@ class Engine(EngineBase):
             raise
 
     def _ready(self, model: str) -> list[str]:
-        return [v for v in self._registry.versions(model) if self._state(VersionKey(model, v)) is VersionState.READY]
+        """Return the versions that take requests and are not about to be drained."""
+        known = [self._versions.get(VersionKey(model, version)) for version in self._registry.versions(model)]
+        return [v.key.version for v in known if v and v.state is VersionState.READY and not v.is_leaving]
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         """Join a load of the model that runs; raises `NotReady` where none does, or it fails."""

@@ -78,8 +78,10 @@ class Host:
             await self._buried.park()
 
     def stuck(self) -> tuple[VersionKey, ...]:
-        """Return the versions whose load threads nobody waits for any more."""
-        return tuple(key for key, job in self.jobs.items() if job.listener is None)
+        """Return the versions whose load or warm-up threads nobody waits for any more."""
+        loads = tuple(key for key, job in self.jobs.items() if job.listener is None)
+        warm_ups = tuple(loaded.key for loaded in self.living() if loaded.warming and not loaded.account.open)
+        return loads + warm_ups
 
     def load(self, spec: VersionSpec, listener: LoadListener) -> LoadJob:
         """Start a load thread, or adopt the one that hangs; raises `TooManyStuckLoads`, `OverBudget` and `LoadFailed`.

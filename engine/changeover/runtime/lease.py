@@ -103,10 +103,9 @@ class Lease:
     def __del__(self) -> None:
         """Give back what was forgotten, and say so."""
         if self._ref is not None:
-            warnings.warn(
-                f"a lease of {self._model} was dropped without being released; use `with`", ResourceWarning, 2, self
-            )
-            self.release()
+            self.release()  # first, because the warning may be made an error
+            text = f"a lease of {self._model} was dropped without being released; use `with`"
+            warnings.warn(text, ResourceWarning, 2, self)
 
     @property
     def version(self) -> str:

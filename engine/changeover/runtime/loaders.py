@@ -60,16 +60,29 @@ class Loaders:
                 model=spec.model,
                 version=spec.version,
             )
-        loader: type[Loader] = point.load()
-        if loader.api_version != API_VERSION:
-            raise LoaderNotInstalled(
-                f"{spec.key}: the loader {spec.loader!r} was written for version {loader.api_version} of the loader "
-                f"protocol and this engine speaks version {API_VERSION}; install a version of it that fits",
-                model=spec.model,
-                version=spec.version,
-            )
-        self._classes[spec.loader] = loader
+        self._classes[spec.loader] = loader = _enter(point, spec)
         return loader
+
+
+def _enter(point: EntryPoint, spec: VersionSpec) -> type[Loader]:
+    """Import a loader's class; raises `LoaderNotInstalled` where that fails, or it speaks another protocol."""
+    try:
+        loader: type[Loader] = point.load()
+    except Exception as error:
+        raise LoaderNotInstalled(
+            f"{spec.key}: the loader {spec.loader!r} ({point.value}) cannot be imported: {error!r}",
+            model=spec.model,
+            version=spec.version,
+        ) from error
+    speaks = getattr(loader, "api_version", None)
+    if speaks != API_VERSION or not hasattr(loader, "executes_code_on_load"):
+        raise LoaderNotInstalled(
+            f"{spec.key}: the loader {spec.loader!r} was written for version {speaks} of the loader protocol and this "
+            f"engine speaks version {API_VERSION}; install a version of it that fits",
+            model=spec.model,
+            version=spec.version,
+        )
+    return loader
 
 
 def load(loader: type[Loader], spec: VersionSpec) -> tuple[Model, int | None]:
@@ -85,12 +98,19 @@ def load(loader: type[Loader], spec: VersionSpec) -> tuple[Model, int | None]:
         raise _failed(spec, f"{type(error).__name__}: {error}") from error
     try:
         _check_model(spec, model)
-        return model, model.memory_bytes()
+        return model, _size(spec, model)
     except BaseException as error:
         _close_quietly(model)
         if isinstance(error, LoadFailed):
             raise
         raise _failed(spec, f"memory_bytes() raised {type(error).__name__}: {error}") from error
+
+
+def _size(spec: VersionSpec, model: Model) -> int | None:
+    size: Any = model.memory_bytes()
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
+        return size
+    raise _failed(spec, f"memory_bytes() returned {size!r}; it must return a number of bytes, or None")
 
 
 def _check_digest(spec: VersionSpec) -> None:

@@ -62,13 +62,12 @@ class Logbook:
             self.update(error_message=f"could not {UNDONE_BY[step]}: {type(error).__name__}: {error}{because}")
         self._tell(step.value, "undone" if error is None else "undo_failed", None, str(error) if error else None)
 
-    async def write(self, step: Step, *, forward: bool) -> None:
-        """Put the boundary that is about to be crossed into the journal."""
-        operation = self.operation
+    async def write(self, step: Step, *, forward: bool, end: SwapState | None = None) -> None:
+        """Put the boundary that is about to be crossed into the journal, or how the swap ended."""
+        swap, state = self.operation, end or self.operation.state
         record = wire.JournalRecord(
-            operation.id, operation.model, operation.from_version, operation.to_version, operation.state, step, forward,
-            self._ports.clock.wall(),
-        )  # fmt: skip
+            swap.id, swap.model, swap.from_version, swap.to_version, state, step, forward, self._ports.clock.wall()
+        )
         await self._journal.append(wire.encode(record))
 
     def _tell(self, step: str, outcome: str, duration_s: float | None, error: str | None) -> None:

@@ -89,6 +89,15 @@ class ControlLane(Generic[M]):
         self._messages.append(message)
         self._lot.unpark()
 
+    def post_first(self, message: M) -> None:
+        """Put a message before all others."""
+        self._messages.appendleft(message)
+        self._lot.unpark()
+
+    def waiting(self) -> tuple[M, ...]:
+        """Return what waits, in order."""
+        return tuple(self._messages)
+
     async def receive(self) -> M:
         """Return the next message; cancelled, no message is lost."""
         while not self._messages:

@@ -26,21 +26,25 @@ class LoadOrder:
     """Somebody wants the version ready."""
 
     timeout_s: float | None = None
-    """For loading and warming up together, in seconds; None: the spec's."""
+    """Until it is ready, in seconds; None: the spec's."""
     loaded: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the loader has returned."""
     ready: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the version can take requests; fails with why it cannot."""
     began: bool = False
-    """True where this order began the load and did not join one."""
+    """True where this order brought the version into use, and did not join another one."""
+    timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Its time limit."""
 
     def settle(self) -> None:
         """Say that the version is ready."""
+        self.timer.cancel()
         self.loaded.settle(None)
         self.ready.settle(None)
 
     def fail(self, error: ChangeoverError) -> None:
         """Say why it is not."""
+        self.timer.cancel()
         self.loaded.fail(error)
         self.ready.fail(error)
 
@@ -54,6 +58,11 @@ class DrainOrder:
     """Kept when nobody holds it, when the time is up, or when the drain is called off."""
     closed: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the model is closed; fails where this order will not lead to that."""
+
+    def settle(self) -> None:
+        """Say that there was nothing left to close."""
+        self.outcome.settle(DrainOutcome("drained", (), 0.0))
+        self.closed.settle(None)
 
     def fail(self, error: ChangeoverError) -> None:
         """Say why it will not be."""
@@ -85,17 +94,22 @@ class CalledOff:
     """Kept when the actor knows: from then on the version's state says what became of the load."""
 
 
+@attrs.frozen
+class Late:
+    """A load order is out of time."""
+
+    order: LoadOrder
+
+
 @attrs.define(eq=False)
 class Loading:
     """One attempt to load, and everybody who waits for it."""
 
     orders: list[LoadOrder]
-    timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     job: LoadJob | None = None
 
     def end(self, error: ChangeoverError | None) -> None:
         """Answer everybody: the version is ready, or why not."""
-        self.timer.cancel()
         for order in self.orders:
             if error is None:
                 order.settle()
@@ -159,4 +173,4 @@ class Happened:
     error: BaseException | None = None
 
 
-Message = Order | CalledOff | Happened
+Message = Order | CalledOff | Late | Happened

@@ -114,7 +114,8 @@ class Saga:
 
     def turn(self, end: Turn) -> None:
         """Order the swap to be undone; raises `SwapNotAllowed` where nothing can turn it round any more."""
-        if self._turned is not None and not self._book.operation.state.ended:
+        going_back = self._turned is not None or not self._progress.forward
+        if going_back and not self._book.operation.state.ended:
             return
         if not self.can_turn:
             raise SwapNotAllowed(
@@ -203,7 +204,7 @@ class Saga:
         """Write the end down, then make it known."""
         with trio.CancelScope(shield=True):
             try:
-                await self._book.write(self._progress.step, forward=self._progress.forward)
+                await self._book.write(self._progress.step, forward=self._progress.forward, end=state)
             except Exception as error:  # noqa: BLE001 - what happened has happened; it is reported
                 self._cause = self._cause or error
         self._give_up_slot()
@@ -320,6 +321,8 @@ class Saga:
         if self._called_off is not None:
             await self._called_off.done.wait()  # only then its state says whether the load came to an end
         new = self._world.version(self.swap.new)
+        if self._world.router.active(self.swap.new.model) == self.swap.new.version:
+            raise NotReady(f"{self.swap.new} has the traffic, and no other version could take it")
         if self._load is not None and self._load.began and new.state is VersionState.READY and self._undo is None:
             self._undo = DrainOrder(Drain(self.swap.drain.deadline_s))
             new.post(self._undo)

@@ -49,6 +49,8 @@ class ChildSpec:
     """Told of every crash and the delay before the restart; None: there will be none."""
     restart: Restart | None = None
     """None: never restarted."""
+    ended: Callable[[], None] | None = None
+    """Told when it will run no more, whatever ended it."""
 
 
 @attrs.define(eq=False)
@@ -127,6 +129,8 @@ class Supervisor:
                 child.scope = trio.CancelScope()
         finally:
             del self._children[child.spec.name]
+            if child.spec.ended is not None:
+                child.spec.ended()
             child.ended.set()
 
     def _after_crash(self, child: _Child, crashes: list[float]) -> float | None:

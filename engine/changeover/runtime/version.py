@@ -17,15 +17,17 @@ from changeover.core.lifecycle import Action, Event
 from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError
 from changeover.runtime import why
+from changeover.runtime.actor import Actor
 from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
-from changeover.runtime.mailbox import ControlLane, Promise
+from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import (
     CalledOff,
     Draining,
     DrainOrder,
     Happened,
+    Late,
     Loading,
     LoadOrder,
     Message,
@@ -33,7 +35,7 @@ from changeover.runtime.orders import (
     WarmOrder,
 )
 from changeover.runtime.ports import Ports
-from changeover.runtime.supervisor import ChildSpec, Restart, Supervisor
+from changeover.runtime.supervisor import Supervisor
 
 
 @attrs.frozen
@@ -50,59 +52,57 @@ class World:
     """Called when it takes no more."""
 
 
-class Version:
+class Version(Actor[Message]):
     """One registered version that was wanted at least once; its actor runs while there is something to do."""
 
     def __init__(self, spec: VersionSpec, world: World) -> None:
-        """Begin registered, with no actor."""
+        """Begin registered, with no task."""
+        super().__init__(str(spec.key), world.ports, world.supervisor)
         self.spec = spec
         self.key: VersionKey = spec.key
         self.state = VersionState.REGISTERED
         self.loaded: LoadedModel | None = None
         self.error: ChangeoverError | None = None
         self._world = world
-        self._lane: ControlLane[Message] = ControlLane()
-        self._nursery: trio.Nursery | None = None
         self._loading: Loading | None = None
         self._draining: Draining | None = None
         self._later: list[LoadOrder] = []
         self._in_service = False
+        self._restart: LoadOrder | None = None
 
     # --- what others call, on the loop ---
 
     def post(self, message: Message) -> None:
-        """Put a message into the mailbox, and start the actor where none runs; a closed engine answers at once."""
-        name, supervisor = str(self.key), self._world.supervisor
-        if not supervisor.is_running:
-            self._refuse(message, why.engine_closed(self.key))
-            return
-        self._lane.post(message)
-        if name not in supervisor:
-            supervisor.start(ChildSpec(name, self._run, self._crashed, Restart()))
+        """Put a message into the mailbox; a drain of what only waits for its restart calls the restart off."""
+        if isinstance(message, DrainOrder) and self._awaits_restart:
+            self._in_service = False
+            message.settle()
+        else:
+            super().post(message)
 
     @property
     def is_coming(self) -> bool:
         """True while it is being loaded, or waits to be started again after a crash."""
-        return self._loading is not None or (self._in_service and self.state in lifecycle.RESTING)
+        return self._loading is not None or self._awaits_restart
+
+    @property
+    def is_leaving(self) -> bool:
+        """True where a drain is ordered that has not begun."""
+        return any(isinstance(message, DrainOrder) for message in self._lane.waiting())
+
+    @property
+    def _awaits_restart(self) -> bool:
+        return self._in_service and self._loading is None and self.state in lifecycle.RESTING
 
     # --- the task ---
 
-    async def _run(self) -> None:
-        """Take messages until there is nothing to do; whatever ends it, no order stays unanswered."""
-        try:
-            if self._in_service:
-                self._lane.post(LoadOrder())  # the supervisor starts it again after a crash
-            while self._has_work():
-                async with trio.open_nursery() as self._nursery:
-                    while self._has_work():
-                        self._handle(await self._lane.receive())
-                    self._nursery.cancel_scope.cancel()  # a timer that nobody needs any more
-        except BaseException as error:
-            self._clean_up(error)
-            raise
+    def _starting(self) -> None:
+        if self._in_service:
+            self._restart = LoadOrder()  # the supervisor starts it again after a crash
+            self._lane.post_first(self._restart)
 
     def _has_work(self) -> bool:
-        return len(self._lane) > 0 or self.state not in lifecycle.RESTING
+        return self.state not in lifecycle.RESTING
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -113,13 +113,18 @@ class Version:
             case WarmOrder():
                 self._on_warm(message)
             case CalledOff():
-                self._on_called_off(message.order)
+                self._on_gone(message.order, why.load_called_off(self.key), Event.LOAD_CANCELLED)
                 message.done.settle(None)
+            case Late(order):
+                self._on_gone(order, why.overdue(self.key, self._limit_s(order)), Event.OVERDUE)
             case Happened() if self._is_news(message):
                 self._on_happened(message)
             case Happened():
                 # What a load brought in the very moment in which it was given up is closed; the rest is forgotten.
-                self._refuse(message, why.load_called_off(self.key))
+                self._refuse(message)
+
+    def _limit_s(self, order: LoadOrder) -> float:
+        return order.timeout_s or self.spec.load_timeout_s
 
     def _is_news(self, report: Happened) -> bool:
         """Return whether a report is about what is going on now, and not about what is over."""
@@ -162,11 +167,15 @@ class Version:
     def _on_load(self, order: LoadOrder) -> None:
         if self.state is VersionState.READY:
             order.fail(why.already_loaded(self.key))
-        elif self.state is VersionState.UNLOADING:
-            self._later.append(order)
-        elif lifecycle.knows(self.state, Event.GIVE_BACK):
+            return
+        if lifecycle.knows(self.state, Event.GIVE_BACK):
+            order.began = True
             self._step(Event.GIVE_BACK)
             order.settle()
+            return
+        self._post_later(self._limit_s(order), order.timer, Late(order))
+        if self.state is VersionState.UNLOADING:
+            self._later.append(order)
         elif self._loading is not None:
             self._loading.orders.append(order)
             if self.state is VersionState.WARMING:
@@ -179,8 +188,13 @@ class Version:
 
     def _on_drain(self, order: DrainOrder) -> None:
         if self.state is VersionState.READY:
-            self._draining = Draining([], self._now())
+            self._draining = Draining([], self._ports.clock.now())
             self._step(Event.DRAIN)
+        if self._loading is not None and self._restart is not None and self._loading.orders == [self._restart]:
+            self._in_service = False  # nobody but the supervisor wants it back
+            self._on_gone(self._restart, why.load_called_off(self.key), Event.LOAD_CANCELLED)
+            order.settle()
+            return
         if self._draining is None:
             order.fail(why.not_loaded(self.key, self.state))
             return
@@ -204,15 +218,18 @@ class Version:
 
         self._world.host.warm(self.loaded, order.data, ended)
 
-    def _on_called_off(self, order: LoadOrder) -> None:
+    def _on_gone(self, order: LoadOrder, error: ChangeoverError, event: Event) -> None:
+        """Let go of an order that is late or called off; without the last one the load has no purpose."""
         if order in self._later:
             self._later.remove(order)
+            order.fail(error)
         elif self._loading is not None and order in self._loading.orders:
             self._loading.orders.remove(order)
-            if not self._loading.orders and lifecycle.knows(self.state, Event.LOAD_CANCELLED):
-                self.error = why.load_called_off(self.key)
-                self._step(Event.LOAD_CANCELLED)
-                self._end_loading(self.error)
+            order.fail(self.error or error)  # a warm-up that failed is the reason, though its model is still closing
+            if not self._loading.orders and lifecycle.knows(self.state, event):
+                self.error = error
+                self._step(event)
+                self._end_loading(error)
 
     # --- reports ---
 
@@ -221,7 +238,7 @@ class Version:
             case Event.LOADED:
                 self.loaded = report.loaded
                 self._step(Event.LOADED)
-            case Event.LOAD_FAILED | Event.WARM_FAILED | Event.OVERDUE:
+            case Event.LOAD_FAILED | Event.WARM_FAILED:
                 self._on_failed_load(report)
             case Event.WARMED:
                 self._step(Event.WARMED)
@@ -249,28 +266,24 @@ class Version:
     def _on_closed(self, event: Event) -> None:
         self.loaded = None
         self._step(event)
-        draining, self._draining = self._draining, None
-        if draining is not None:
-            draining.end(None)
+        if self._draining is not None:
+            self._draining.end(None)
+            self._draining = None
         if self._loading is not None:
             self._end_loading(self.error)
-        later, self._later = self._later, []
-        for order in later:
+        for order in self._later:
             self._lane.post(order)
+        self._later = []
 
     # --- loading ---
 
     def _start_load(self) -> None:
         loading = self._loading
         assert loading is not None
-        timeout_s = loading.orders[0].timeout_s or self.spec.load_timeout_s
         try:
             loading.job = self._world.host.load(self.spec, partial(self._on_load_ended, loading))
         except ChangeoverError as error:
             self.post(Happened(Event.LOAD_FAILED, loading, error=error))
-            return
-        overdue = why.overdue(self.key, timeout_s)
-        self._after(timeout_s, loading.timer, Happened(Event.OVERDUE, loading, error=overdue))
 
     def _on_load_ended(self, loading: Loading, loaded: LoadedModel | None, error: BaseException | None) -> None:
         self.post(Happened(Event.LOADED if error is None else Event.LOAD_FAILED, loading, loaded, error))
@@ -301,7 +314,7 @@ class Version:
 
     def _open(self, loaded: LoadedModel) -> None:
         self._in_service = True
-        loaded.on_fatal = lambda error: self._post_soon(Happened(Event.CRASHED, loaded, error=error))
+        loaded.on_fatal = lambda error: self.post_soon(Happened(Event.CRASHED, loaded, error=error))
         loaded.account.reopen()
         self._settle_drain("given_back")
         draining, self._draining = self._draining, None
@@ -326,16 +339,16 @@ class Version:
         self._in_service = False
         self._world.shut(loaded)
         loaded.account.shut()
-        loaded.account.watch(lambda: self._post_soon(Happened(Event.ZERO, draining)))
+        loaded.account.watch(lambda: self.post_soon(Happened(Event.ZERO, draining)))
 
     def _bound(self, draining: Draining, drain: Drain) -> None:
         """Set the drain's deadline, or bring it forward for an order that is in more of a hurry."""
-        if draining.hurry(None if drain.then == "wait" else self._now() + drain.deadline_s):
-            self._after(drain.deadline_s, draining.timer, Happened(Event.DEADLINE, draining))
+        if draining.hurry(None if drain.then == "wait" else self._ports.clock.now() + drain.deadline_s):
+            self._post_later(drain.deadline_s, draining.timer, Happened(Event.DEADLINE, draining))
 
     def _settle_drain(self, result: Result) -> None:
         if self._draining is not None:
-            self._draining.settle(self._draining.outcome(result, self.loaded, self._now()))
+            self._draining.settle(self._draining.outcome(result, self.loaded, self._ports.clock.now()))
 
     def _close(self, loaded: LoadedModel) -> None:
         loaded.account.shut()
@@ -346,56 +359,40 @@ class Version:
     # --- crashing and stopping ---
 
     def _clean_up(self, error: BaseException) -> None:
-        """Leave nothing routed and no order unanswered."""
-        stopped = not isinstance(error, Exception)
-        if stopped:
-            self._in_service = False
-            self.error = why.engine_closed(self.key)
-        else:
-            self.error = why.crashed(self.key, error)
+        """Leave nothing routed, and nobody waiting for what was going on."""
+        stopped = not isinstance(error, Exception) or isinstance(error, trio.RunFinishedError)
+        self._in_service = self._in_service and not stopped
+        self.error = why.engine_closed(self.key) if stopped else why.crashed(self.key, error)
         if lifecycle.knows(self.state, Event.CRASHED):
             self._step(Event.CRASHED)
         self.loaded = None
-        loading, draining = self._loading, self._draining
-        self._loading = self._draining = None
-        for attempt in (loading, draining):
+        attempts, self._loading, self._draining = (self._loading, self._draining), None, None
+        for attempt in attempts:
             if attempt is not None:
                 attempt.end(self.error)
-        later, self._later = self._later, []
-        for message in (*later, *self._lane.take_all()):
-            self._refuse(message, self.error)
+        for order in self._later:
+            order.fail(self.error)
+        self._later = []
 
-    def _refuse(self, message: Message, error: ChangeoverError) -> None:
-        """Answer a message that will not be handled."""
-        if isinstance(message, CalledOff):
-            message.done.settle(None)
-        elif not isinstance(message, Happened):
-            message.fail(error)
-        elif message.loaded is not None:
-            self._world.host.retire(message.loaded, str(error))
+    def _refuse(self, message: Message) -> None:
+        """Answer with why the version is where it is; close what a load brought that nobody waits for any more."""
+        error = self.error or why.engine_closed(self.key)
+        match message:
+            case CalledOff():
+                message.done.settle(None)
+            case LoadOrder() | DrainOrder() | WarmOrder():
+                message.fail(error)
+            case Happened(loaded=LoadedModel() as loaded):
+                self._world.host.retire(loaded, str(error))
+            case _:
+                pass  # a report about what is over
+
+    def _refuse_as_closed(self, message: Message) -> None:
+        self.error = self.error or why.engine_closed(self.key)
+        self._refuse(message)
 
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
-        """Hear from the supervisor what becomes of a crash."""
         if self._in_service:
             text = str(why.crashed(self.key, error))
             self._world.bus.emit("version_restarting", self.key, error=text, delay_s=delay_s)
         self._in_service = self._in_service and delay_s is not None
-
-    # --- small things ---
-
-    def _post_soon(self, report: Happened) -> None:
-        """Post a report from any thread."""
-        self._world.ports.wake.soon(lambda: self.post(report))
-
-    def _after(self, seconds: float, scope: trio.CancelScope, report: Happened) -> None:
-        """Post a report later, unless `scope` is cancelled."""
-        assert self._nursery is not None
-        self._nursery.start_soon(self._ring, seconds, scope, report)
-
-    async def _ring(self, seconds: float, scope: trio.CancelScope, report: Happened) -> None:
-        with scope:
-            await self._world.ports.clock.sleep(seconds)
-            self._lane.post(report)
-
-    def _now(self) -> float:
-        return self._world.ports.clock.now()

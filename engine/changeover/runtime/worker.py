@@ -99,10 +99,10 @@ def _outcome(loaded: LoadedModel, error: BaseException) -> ChangeoverError:
 
 
 def _by_shape(batch: Sequence[Request]) -> list[list[Request]]:
-    """Group requests whose arrays differ in their first dimension only, in order of arrival."""
+    """Group requests whose arrays differ in the size of their first dimension only, in order of arrival."""
     groups: dict[tuple[Any, ...], list[Request]] = {}
     for request in batch:
-        shape = tuple(array.shape[1:] for array in request.inputs.values())
+        shape = tuple((array.shape[1:], array.dtype) for array in request.inputs.values())
         groups.setdefault((*request.inputs, *shape), []).append(request)
     return list(groups.values())
 

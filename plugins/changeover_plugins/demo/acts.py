@@ -53,7 +53,10 @@ class Stage:
 class Act:
     """One act."""
 
+    name: str
+    """What the tables call it."""
     title: str
+    """What happens in it, in one line."""
     play: Callable[[Stage], Awaitable[str]]
 
 
@@ -117,11 +120,11 @@ async def rollback(stage: Stage) -> str:
 
 
 ACTS = (
-    Act(f"changeover {LINEAR} -> {NETWORK}", changeover),
-    Act(f"update to {BROKEN}, whose file was cut short", broken_file),
-    Act(f"update to {HANGING}, which hangs while it loads, then to {REBUILT}", hanging_load),
-    Act(f"changeover {REBUILT} -> {NETWORK} with a slow request in flight", slow_request),
-    Act(f"rollback of the first changeover, {NETWORK} -> {LINEAR}", rollback),
+    Act("changeover", f"changeover {LINEAR} -> {NETWORK}", changeover),
+    Act("broken file", f"update to {BROKEN}, whose file was cut short", broken_file),
+    Act("hanging load", f"update to {HANGING}, which hangs while it loads, then to {REBUILT}", hanging_load),
+    Act("slow request", f"changeover {REBUILT} -> {NETWORK} with a slow request in flight", slow_request),
+    Act("rollback", f"rollback of the first changeover, {NETWORK} -> {LINEAR}", rollback),
 )
 """What is played, in order; each begins where the one before it left off."""
 

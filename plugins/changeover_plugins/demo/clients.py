@@ -34,6 +34,16 @@ class Window:
     began_s: float
     ended_s: float = 0.0
     latencies_ms: array[float] = attrs.field(factory=lambda: array("d"))
+    """In the order in which the answers came."""
+    order_s: float | None = None
+    """How long what was ordered at its beginning took; None: nothing was ordered, or it has not ended."""
+    answered_by_then: int = 0
+    """How many answers had come when the order had ended."""
+
+    def order_ended(self) -> None:
+        """Note that what was ordered has ended; the window goes on."""
+        self.order_s = trio.current_time() - self.began_s
+        self.answered_by_then = len(self.latencies_ms)
 
 
 @attrs.define(eq=False)
@@ -91,6 +101,7 @@ class Traffic:
         self._lost_one = trio.Event()
         self._scope = trio.CancelScope()
         self._stopping = False
+        self._ended = trio.Event()
 
     @property
     def answered_count(self) -> int:
@@ -104,11 +115,14 @@ class Traffic:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be all clients until `stop`; raises nothing of what they see."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                for number in range(self._clients):
-                    nursery.start_soon(self._client, number)
-                task_status.started()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for number in range(self._clients):
+                        nursery.start_soon(self._client, number)
+                    task_status.started()
+        finally:
+            self._ended.set()
 
     def stop(self) -> None:
         """Let every client finish the request that it is in, within `FINISH_S`."""
@@ -119,6 +133,12 @@ class Traffic:
         """Let the clients ask for so long; a lost request cuts it short, for there is nothing left to show then."""
         with trio.move_on_after(seconds):
             await self._lost_one.wait()
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Wait for the last client to end, for so long at most; return whether it has."""
+        with trio.move_on_after(seconds):
+            await self._ended.wait()
+        return self._ended.is_set()
 
     @contextmanager
     def window(self, name: str, *, at_rest: bool) -> Generator[Window]:

@@ -1,4 +1,4 @@
-"""What a run of the demo came to: the figures, what is wrong with them, and the tables that show them.
+"""What a run of the demo came to: the figures, and what is wrong with them.
 
 Frozen values and functions over them. Owns no state and spawns nothing; only `collect` looks at living things.
 """
@@ -12,13 +12,11 @@ from typing import Any
 
 import attrs
 
-from changeover import Audit, VersionKey
+from changeover import Audit, Balance, VersionKey
 from changeover_plugins.demo.clients import FINISH_S, Traffic, Window
 from changeover_plugins.demo.digits import MODEL
 from changeover_plugins.demo.repository import KINDS
 from changeover_plugins.demo.witness import Ledger
-
-_NOTHING_HELD = VersionKey(MODEL, "")
 
 
 @attrs.frozen
@@ -77,6 +75,19 @@ class WindowRow:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    order_s: float | None
+    """How long what was ordered in it took; None: nothing was."""
+    order_p99_ms: float | None
+    """p99 of what was answered in that time alone; None: nothing was."""
+
+
+@attrs.frozen
+class AtEnd:
+    """What the engine says of itself once no client asks any more."""
+
+    audit: Audit
+    stuck_loads: int
+    """Load threads that hang still."""
 
 
 @attrs.frozen
@@ -94,6 +105,8 @@ class Report:
     windows: tuple[WindowRow, ...]
     balanced: bool
     """Whether the engine's own audit found every reference given back."""
+    stuck_loads: int
+    """Load threads that hang still."""
     total_s: float
     """How long the run took, training included."""
 
@@ -119,7 +132,7 @@ class Report:
 
     def faults(self) -> tuple[str, ...]:
         """Return one sentence for everything that must not be; empty: the run is good."""
-        return tuple([*self._act_faults(), *self._request_faults(), *self._version_faults()])
+        return (*self._act_faults(), *self._request_faults(), *self._version_faults())
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON has it, the verdict included."""
@@ -143,6 +156,9 @@ class Report:
         if not self.balanced:
             yield f"references leaked: {self.held:,} are still held, or taken and given back do not add up"
 
+        if self.stuck_loads:
+            yield f"{self.stuck_loads:,} loads still hang, so what they bring was never seen to be closed"
+
     def _version_faults(self) -> Iterable[str]:
         for row in self.versions:
             if row.over_released:
@@ -153,19 +169,8 @@ class Report:
                 yield f"version {row.version} was loaded {row.loaded:,} times and closed {row.closed:,} times"
 
 
-@attrs.frozen
-class Table:
-    """A table as text; numbers stand right."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int
-    """So many columns from the left are words and stand left."""
-
-
 def collect(
-    clients: int, acts: Sequence[ActRow], traffic: Traffic, ledger: Ledger, audit: Audit, total_s: float
+    clients: int, acts: Sequence[ActRow], traffic: Traffic, ledger: Ledger, at_end: AtEnd, total_s: float
 ) -> Report:
     """Return the report of a run that is over."""
     return Report(
@@ -174,8 +179,48 @@ def collect(
         answered=traffic.answered_count,
         reasons=dict(traffic.reasons),
         acts=tuple(acts),
-        versions=tuple(_version_row(version, traffic, ledger, audit) for version in KINDS),
+        versions=tuple(_version_row(version, traffic, ledger, at_end.audit) for version in KINDS),
         windows=tuple(_window_row(window) for window in traffic.windows if window.latencies_ms),
-        balanced=audit.clean,
+        balanced=at_end.audit.clean,
+        stuck_loads=at_end.stuck_loads,
         total_s=total_s,
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest of the sorted values that so large a share of them does not exceed (the nearest rank)."""
+    return values[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _version_row(version: str, traffic: Traffic, ledger: Ledger, audit: Audit) -> VersionRow:
+    balance = audit.balances.get(VersionKey(MODEL, version), Balance(0, 0, 0))
+    return VersionRow(
+        version=version,
+        kind=KINDS[version],
+        answered=traffic.answered[version],
+        right=traffic.right[version],
+        lost=traffic.lost[version],
+        acquired=balance.acquired,
+        released=balance.released,
+        held=balance.held,
+        over_released=balance.over_releases,
+        loaded=ledger.loaded[version],
+        closed=ledger.closed[version],
+        used_after_close=ledger.used_after_close[version],
+    )
+
+
+def _window_row(window: Window) -> WindowRow:
+    latencies_ms = sorted(window.latencies_ms)
+    during_ms = sorted(window.latencies_ms[: window.answered_by_then])
+    return WindowRow(
+        name=window.name,
+        at_rest=window.at_rest,
+        answered=len(latencies_ms),
+        duration_s=window.ended_s - window.began_s,
+        p50_ms=percentile(latencies_ms, 0.50),
+        p99_ms=percentile(latencies_ms, 0.99),
+        max_ms=latencies_ms[-1],
+        order_s=window.order_s,
+        order_p99_ms=percentile(during_ms, 0.99) if during_ms else None,
     )

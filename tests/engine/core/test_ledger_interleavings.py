@@ -7,10 +7,14 @@ under the interpreter's lock. Planted mistakes at the end show that the check ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
+import attrs
 import pytest
 from changeover.core.ledger import Account, RefId, Use
+from changeover.core.snapshots import Balance
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
@@ -79,26 +83,293 @@ class World:
             yield f"at rest {balance} with {self.account.held}"
 
 
-def world(*programs: Callable[[World], object], held: int = 0, is_open: bool = True, kind: type[Account] = Account) -> Make:
-    """Make cases: so many references are held before, and every program runs in a thread of its own."""
+def world(
+    *programs: Callable[[World], None], held: int = 0, is_open: bool = True, kind: type[Account] = Account
+) -> Make:
+    """Make cases: references 0, 1, ... are held before, and every program runs in a thread of its own."""
 
     def make(pause: Pause) -> Case:
         it = World(pause, kind())
         for _ in range(held):
             it.take()
         it.account.open = is_open
-        return Case([lambda p=p: p(it) for p in programs], it.check)
+        return Case([partial(program, it) for program in programs], it.check)
 
     return make
 
-def releaser(n):
-    return lambda it: it.give_back(n)
 
-import time
-for pre in (1,2,3):
-  for every in (False,True):
-    with Explorer(Account, every=every) as ex:
-        for name, mk in dict(du=world(World.drain, World.use), duu=world(World.drain, World.use, World.use), drr=world(World.drain, releaser(0), releaser(1), held=2)).items():
-            t=time.perf_counter(); n=ex.explore(mk, preemptions=pre); d=time.perf_counter()-t
-            print(pre,every,name,n,round(d,2),round(n/d), ex._run.step)
-            if d>20: break
+def release(ref: RefId) -> Callable[[World], None]:
+    """Make a program that gives back what was held before."""
+    return lambda it: it.give_back(ref)
+
+
+def use_named(it: World) -> None:
+    """Use the thing under the one request id, or find it taken."""
+    with suppress(AlreadyHeld):
+        it.use("id")
+
+
+PROGRAMS: dict[str, Make] = {
+    "a use against a drain": world(World.use, World.drain),
+    "a named use against a drain": world(use_named, World.drain),
+    "two releases against a drain": world(release(0), release(1), World.drain, held=2),
+    "a release and a use against a drain": world(release(0), World.use, World.drain, held=1),
+    "two uses against a drain": world(World.use, World.use, World.drain),
+    "two named uses against a drain": world(use_named, use_named, World.drain),
+    "two releases, the drain began before": world(release(0), release(1), World.watch, held=2, is_open=False),
+    "a refused use and a release, the drain began before": world(
+        World.use, release(0), World.watch, held=1, is_open=False
+    ),
+    "two refused uses, the drain began before": world(World.use, World.use, World.watch, is_open=False),
+    "two watchers and a release": world(World.drain, World.watch, release(0), held=1, is_open=False),
+}
+"""Every race that a drain can be in."""
+
+OF_TWO = ("a use against a drain", "a named use against a drain")
+"""Those of two threads, for which one more preemption is cheap."""
+
+USE: Use = ("lease", 0.0, None, None)
+
+
+@pytest.fixture(scope="module")
+def explorer() -> Iterator[Explorer]:
+    """Threads that switch wherever the account looks at, or changes, what others see."""
+    with Explorer(Account) as explorer:
+        yield explorer
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_drain_sees_every_use(explorer: Explorer, name: str) -> None:
+    """Nothing is closed in use or acquired after the close; each watcher is called once; the balance adds up."""
+    explored = explorer.explore(PROGRAMS[name], preemptions=3 if name in OF_TWO else 2)
+    assert explored > 1_000, "the trace function saw next to nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if not name.startswith("two") or "release" in name])
+def test_a_drain_sees_every_use_preempted_once_more(explorer: Explorer, name: str) -> None:
+    """The same with one more preemption."""
+    assert explorer.explore(PROGRAMS[name], preemptions=4 if name in OF_TWO else 3) > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_TWO)
+def test_a_drain_sees_every_use_at_every_instruction(name: str) -> None:
+    """The same where threads also switch before instructions that only touch their own frame."""
+    with Explorer(Account, every=True) as explorer:
+        assert explorer.explore(PROGRAMS[name], preemptions=3) > 10_000
+
+
+# --- one reference, two opinions ------------------------------------------------------------------------------------
+
+
+def test_one_of_two_releases_of_the_same_reference_wins(explorer: Explorer) -> None:
+    """Of two threads that release the same reference one is told that it is not held; it is counted, and no more."""
+
+    def make(pause: Pause) -> Case:
+        account = Account()
+        ref = account.acquire(USE)
+        refused: list[int] = []
+
+        def release(me: int) -> None:
+            try:
+                account.release(ref)
+            except ReferenceNotHeld:
+                refused.append(me)
+
+        def check() -> Iterator[str]:
+            if len(refused) != 1 or account.balance() != Balance(1, 1, 0, over_releases=1):
+                yield f"{refused} were refused, {account.balance()}"
+
+        return Case([partial(release, 0), partial(release, 1)], check)
+
+    assert explorer.explore(make, preemptions=3) > 100
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_named_reference_is_released_once_even_while_it_is_being_taken(explorer: Explorer, draining: bool) -> None:
+    """A release by request id that races the acquire ends it or is refused; afterwards the balance adds up."""
+
+    def make(pause: Pause) -> Case:
+        account = Account()
+        told: list[str] = []
+
+        def acquire() -> None:
+            told.append("refused" if account.acquire(("request", 0.0, "id", None)) is None else "acquired")
+
+        def release() -> None:
+            try:
+                account.release("id")
+            except ReferenceNotHeld:
+                told.append("not held")
+            else:
+                told.append("released")
+
+        def check() -> Iterator[str]:
+            held = ["id"] if set(told) == {"acquired", "not held"} else []
+            if list(account.held) != held or not account.balance().conserved:
+                yield f"{told}, then {account.held} is held and {account.balance()}"
+
+        return Case([acquire, release, *([account.shut] if draining else [])], check)
+
+    assert explorer.explore(make, preemptions=2) > 100
+
+
+def test_a_drain_that_is_called_off_calls_its_watcher_at_most_once(explorer: Explorer) -> None:
+    """Whoever calls a drain off leaves no watcher behind, and references can be taken again."""
+
+    def make(pause: Pause) -> Case:
+        account = Account()
+        ref = account.acquire(USE)
+        called: list[None] = []
+
+        def watcher() -> None:
+            called.append(None)
+
+        def drain() -> None:
+            account.shut()
+            account.watch(watcher)
+            account.unwatch(watcher)
+            account.reopen()
+
+        def check() -> Iterator[str]:
+            if len(called) > 1 or account._watchers or account.acquire(USE) is None:
+                yield f"called {len(called)} times, {len(account._watchers)} left, open: {account.open}"
+
+        return Case([drain, partial(account.release, ref), partial(account.release, account.acquire(USE))], check)
+
+    assert explorer.explore(make, preemptions=2) > 1_000
+
+
+# --- planted mistakes -----------------------------------------------------------------------------------------------
+
+
+class LooksBeforeItAnnounces(Account):
+    """A drain between the look and the announcement sees nobody."""
+
+    def acquire(self, use: Use) -> RefId | None:
+        if not self.open:
+            return None
+        ref = next(self._acquires)
+        self.held[ref] = use
+        return ref
+
+
+class WatchesWithoutLookingAgain(Account):
+    """The last holder may leave between the look and the watching."""
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        if not self.held:
+            watcher()
+            return
+        self._watchers.append(watcher)
+
+
+class LooksBeforeItDeletes(Account):
+    """Of two last holders each sees the other."""
+
+    def release(self, ref: RefId) -> None:
+        last = len(self.held) == 1
+        del self.held[ref]
+        next(self._releases)
+        if last and self._watchers:
+            self._call_watchers()
+
+
+class TellsBeforeItDeletes(Account):
+    """Watchers hear of a zero that is not there yet, and a use may come in between."""
+
+    def release(self, ref: RefId) -> None:
+        if self._watchers and len(self.held) == 1:
+            self._call_watchers()
+        del self.held[ref]
+        next(self._releases)
+
+
+class DropsInSilence(Account):
+    """A refused acquire may be the last one that a drain saw."""
+
+    def _drop(self, ref: RefId) -> None:
+        del self.held[ref]
+        next(self._releases)
+
+
+class LeavesRefusedBehind(Account):
+    """A refused acquire stays in the account."""
+
+    def _drop(self, ref: RefId) -> None:
+        """Forget to take the announcement back."""
+
+
+class CallsBeforeItTakesOut(Account):
+    """Two threads may call the same watcher."""
+
+    def _call_watchers(self) -> None:
+        while self._watchers:
+            watcher = self._watchers[0]
+            watcher()
+            if self._watchers:
+                self._watchers.popleft()
+
+
+class ChecksThenClaims(Account):
+    """Two threads may find the same request id free."""
+
+    def _named(self, use: Use, ref: str) -> str:
+        if ref in self.held:
+            raise AlreadyHeld(ref)
+        next(self._acquires)
+        return ref
+
+
+class CountsInTwoSteps(Account):
+    """Two threads may count to the same number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def release(self, ref: RefId) -> None:
+        self.count += 1
+        super().release(ref)
+
+    def _read(self) -> Balance:
+        return attrs.evolve(super()._read(), released=self.count)
+
+
+PLANTED: tuple[tuple[type[Account], Sequence[Callable[[World], None]], int], ...] = (
+    (LooksBeforeItAnnounces, (World.use, World.drain), 0),
+    (WatchesWithoutLookingAgain, (release(0), World.drain), 1),
+    (LooksBeforeItDeletes, (release(0), release(1), World.drain), 2),
+    (TellsBeforeItDeletes, (release(0), World.use, World.drain), 1),
+    (DropsInSilence, (World.use, World.drain), 0),
+    (LeavesRefusedBehind, (World.use, World.drain), 0),
+    (CallsBeforeItTakesOut, (release(0), World.use, World.drain), 1),
+    (ChecksThenClaims, (use_named, use_named), 0),
+    (CountsInTwoSteps, (release(0), release(1)), 2),
+)
+"""A mistake, the programs that run into it, and how many references are held before."""
+
+
+@pytest.mark.parametrize(("kind", "programs", "held"), PLANTED, ids=[kind.__name__ for kind, _, _ in PLANTED])
+def test_a_planted_mistake_is_found(
+    kind: type[Account], programs: Sequence[Callable[[World], None]], held: int
+) -> None:
+    """The check fails for this mistake, and the schedule that it prints fails again."""
+    make = world(*programs, held=held, kind=kind)
+    with Explorer(Account, kind) as explorer:
+        with pytest.raises(Violation) as found:
+            explorer.explore(make, preemptions=2)
+        with pytest.raises(Violation):
+            explorer.replay(make, found.value.schedule)
+
+
+def test_a_drain_that_watches_before_it_shuts_is_found(explorer: Explorer) -> None:
+    """The check fails where the gate is still open when the watching begins."""
+
+    def drain(it: World) -> None:
+        it.watch()
+        it.account.shut()
+
+    with pytest.raises(Violation, match="closed with the gate open"):
+        explorer.explore(world(World.use, drain), preemptions=2)

@@ -1,0 +1,222 @@
+"""`changeover demo`: train, open an engine on what was trained, play the acts under traffic, show what it came to.
+
+It owns the temporary repository, the engine and the tasks of clients and screen, and ends all of them, also on Ctrl-C.
+Exit status 1 where anything was lost, leaked, or answered by a closed model; 130 where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from changeover import Engine, Events, open_engine
+from changeover.errors import ChangeoverError, InvalidValue
+from changeover_plugins.demo import screen as screens
+from changeover_plugins.demo.acts import ACTS, Act, ActFailed, Stage
+from changeover_plugins.demo.clients import Traffic
+from changeover_plugins.demo.digits import MODEL, HeldOut
+from changeover_plugins.demo.report import ActRow, AtEnd, Report, collect
+from changeover_plugins.demo.repository import HANG_S, LINEAR, Repository
+from changeover_plugins.demo.screen import Screen
+from changeover_plugins.demo.tables import tables
+from changeover_plugins.demo.witness import Ledger, WitnessLoader
+
+ACT_S = 30.0
+"""How long an act may take before it has failed."""
+HANG_END_S = 2 * HANG_S
+"""How long to wait, behind the acts, for the load that hangs."""
+TICK_S = 0.5
+"""How often a live screen is drawn."""
+
+_INTERRUPTED = 130
+_GOOD = "Nothing was lost, nothing leaked, and nothing was answered by a model whose close() had run."
+
+
+@attrs.frozen
+class Settings:
+    """What the command line says."""
+
+    clients: int
+    window_s: float
+    """The length of each window at rest, and the least of each act, in seconds."""
+    keep: Path | None = None
+    """Where the repository stays; None: it is removed."""
+
+
+class DemoCommand:
+    """The command object that the entry point names."""
+
+    help: str = "train two digit classifiers and swap them under load; needs the extra changeover[demo]"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments."""
+        parser.add_argument("--clients", type=int, default=32, metavar="N", help="how many clients ask (32)")
+        text = "the length of each window at rest, and the least of each act (2.0)"
+        parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help=text)
+        parser.add_argument("--json", action="store_true", help="print one JSON object for machines, nothing else")
+        parser.add_argument("--keep", type=Path, metavar="DIR", help="write the model repository to DIR and leave it")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Play it; raises InvalidValue for arguments that make no sense and LoaderNotInstalled without the extra."""
+        settings = _settings(arguments)
+        screen = screens.choose(silent=arguments.json)
+        report: Report | None = None
+        try:
+            report = trio.run(_demonstrate, settings, screen)
+        except* KeyboardInterrupt:
+            print("interrupted: the engine was closed in order; there is no verdict", file=sys.stderr)
+        if report is None:
+            return _INTERRUPTED
+        return _show(report, screen, as_json=arguments.json)
+
+
+command = DemoCommand()
+
+
+async def perform(
+    settings: Settings, repository: Repository, held_out: HeldOut, screen: Screen, acts: Sequence[Act] = ACTS
+) -> Report:
+    """Play acts on a repository that holds versions 1 and 2, and return what it came to."""
+    began_s = trio.current_time()
+    ledger = WitnessLoader.ledger = Ledger()
+    played: list[ActRow] = []
+    async with open_engine(repository=repository.root) as engine, engine.events() as events:
+        await engine.load(MODEL, LINEAR)
+        traffic = Traffic(engine, held_out, settings.clients)
+        stage = Stage(engine, traffic, ledger, repository)
+        screen.follow(traffic)
+        try:
+            await _play_all(stage, acts, settings.window_s, screen, played)
+            await _until_no_load_hangs(engine, events)
+            at_end = AtEnd(engine.audit(), engine.statistics().stuck_loads)
+        finally:
+            ledger.let_go()
+    # Only now every model is closed, so only now loads and closes can be compared.
+    return collect(settings.clients, played, traffic, ledger, at_end, trio.current_time() - began_s)
+
+
+async def _demonstrate(settings: Settings, screen: Screen) -> Report:
+    began_s = trio.current_time()
+    with _folder(settings.keep) as root, screen:
+        repository = Repository(root)
+        screen.say("Training two classifiers on the handwritten digits of scikit-learn.")
+        held_out = await trio.to_thread.run_sync(repository.fill)
+        # What training has left in memory is none of the engine's; each full collection that walks through it would
+        # stop all clients for 50-200 ms.
+        gc.collect()
+        gc.freeze()
+        screen.say(
+            f"Took {trio.current_time() - began_s:.1f} s. From now on {settings.clients} clients ask for "
+            f"{len(held_out.labels)} images that no version has seen, one each, without a pause."
+        )
+        report = await perform(settings, repository, held_out, screen)
+    return attrs.evolve(report, total_s=trio.current_time() - began_s)
+
+
+async def _play_all(stage: Stage, acts: Sequence[Act], window_s: float, screen: Screen, played: list[ActRow]) -> None:
+    """Play act after act with a rest before and behind each, until one fails; the clients ask all the time."""
+    traffic = stage.traffic
+    async with trio.open_nursery() as nursery:
+        await nursery.start(traffic.run)
+        nursery.start_soon(_keep_drawing, screen, traffic)
+        await _rest(traffic, window_s)
+        for number, act in enumerate(acts, 1):
+            screen.act_begins(number, act.title)
+            with traffic.window(f"{number}. {act.name}", at_rest=False) as window:
+                row = await _play(stage, number, act)
+                window.order_ended()
+                screen.act_ended(row)
+                await traffic.let_pass(max(0.0, window.began_s + window_s - trio.current_time()))
+            played.append(row)
+            if not row.ok:
+                break
+            await _rest(traffic, window_s)
+        traffic.stop()
+
+
+async def _play(stage: Stage, number: int, act: Act) -> ActRow:
+    """Play an act; whatever goes wrong in it is how it went."""
+    wrong: list[str] = []
+    said = ""
+    try:
+        with trio.fail_after(ACT_S):
+            said = await act.play(stage)
+    except* trio.TooSlowError:
+        wrong.append(f"it took longer than {ACT_S:g} s")
+    except* (ActFailed, ChangeoverError) as group:
+        wrong += [str(error) for error in _leaves(group)]
+    return ActRow(number, act.title, not wrong, "; ".join(wrong) or said)
+
+
+async def _rest(traffic: Traffic, window_s: float) -> None:
+    with traffic.window("at rest", at_rest=True):
+        await traffic.let_pass(window_s)
+
+
+async def _keep_drawing(screen: Screen, traffic: Traffic) -> None:
+    while not await traffic.ended_within(TICK_S):
+        screen.tick()
+
+
+async def _until_no_load_hangs(engine: Engine, events: Events) -> None:
+    """Look again after every event; out of time, the report says that one hangs still."""
+    with trio.move_on_after(HANG_END_S):
+        while engine.statistics().stuck_loads:
+            await anext(events)
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Generator[BaseException]:
+    """Yield the errors in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Return the arguments, checked; raises InvalidValue."""
+    if arguments.clients < 1:
+        raise InvalidValue(f"--clients is {arguments.clients}; it must be 1 or more")
+    if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
+        raise InvalidValue(f"--seconds is {arguments.seconds:g}; it must be a number above 0")
+    return Settings(arguments.clients, arguments.seconds, arguments.keep)
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Generator[Path]:
+    """Make a folder for the repository, and remove it afterwards unless it is to be kept; raises InvalidValue."""
+    if keep is None:
+        # What a thread that was left behind still reads may be gone when it looks: that is its own failure, not ours.
+        with tempfile.TemporaryDirectory(prefix="changeover-demo-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+        return
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        empty = not any(keep.iterdir())
+    except OSError as error:
+        raise InvalidValue(f"--keep cannot write to {keep}: {error.strerror}") from error
+    if not empty:
+        raise InvalidValue(f"--keep {keep} is not empty; name a folder that is new")
+    yield keep.resolve()
+
+
+def _show(report: Report, screen: Screen, *, as_json: bool) -> int:
+    """Show the report, and return the exit status that it comes to."""
+    faults = report.faults()
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    verdict = "\n".join(f"FAILED: {fault}" for fault in faults) or _GOOD
+    screen.close_with(tables(report), f"{verdict}\nThe whole run took {report.total_s:.0f} s.", good=not faults)
+    return 1 if faults else 0

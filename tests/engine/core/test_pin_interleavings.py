@@ -1,0 +1,221 @@
+"""Pick and pin are one step: the router and the accounts together, under every interleaving of their byte code.
+
+See test_ledger_interleavings.py for the model. Traced are `Router` and `Account`; what `decide` does with its frozen
+arguments is nobody else's to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+import pytest
+from changeover.core.ledger import Account, RefId, Use
+from changeover.core.values import VersionKey
+from changeover.errors import NotReady
+from changeover.runtime.router import Router
+from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
+
+USE: Use = ("request", 0.0, None, None)
+
+
+class Loaded:
+    """As much of a loaded model as a router asks for."""
+
+    def __init__(self, version: str, account: type[Account]) -> None:
+        self.key = VersionKey("m", version)
+        self.account = account(self)
+        self.users = 0
+        self.closed = 0
+
+
+class Silence:
+    """A bus that nobody listens to, and chance that never varies."""
+
+    def emit(self, kind: str, **detail: object) -> None:
+        """Tell nobody."""
+
+    def random(self) -> float:
+        """Return the same number every time."""
+        return 0.5
+
+
+class World:
+    """A router with version 1 in use and version 2 ready."""
+
+    def __init__(self, pause: Pause, router: type[Router], account: type[Account]) -> None:
+        self.pause = pause
+        silence = cast("Any", Silence())
+        self.router = router(silence, silence, lambda model, version: NotReady(f"{model}/{version}"))
+        self.loaded = {version: Loaded(version, account) for version in ("1", "2")}
+        self.swapped = False
+        self.wrong: list[str] = []
+        for loaded in self.loaded.values():
+            self.router.opened(cast("Any", loaded))
+
+    def request(self, version: str | None = None) -> None:
+        """Pin, use, release."""
+        swapped = self.swapped
+        account, ref = self.router.pin(USE, "m", version)
+        loaded: Loaded = account.owner
+        if loaded.closed:
+            self.wrong.append(f"{loaded.key} was pinned after its close")
+        if swapped and version is None and loaded.key.version == "1":
+            self.wrong.append("a request that came after the swap reached the old version")
+        loaded.users += 1
+        self.pause()
+        loaded.users -= 1
+        account.release(ref)
+
+    def request_old(self) -> None:
+        """Ask for version 1 by name, which may be gone."""
+        with suppress(NotReady):
+            self.request("1")
+
+    def swap(self) -> None:
+        """Shift to version 2 and drain version 1."""
+        self.router.shift({"m": "2"})
+        self.swapped = True
+        self.drain("1")
+
+    def drain(self, version: str) -> None:
+        """Do as a version does on its way out, in this order."""
+        loaded = self.loaded[version]
+        self.router.shut(cast("Any", loaded))
+        loaded.account.shut()
+        loaded.account.watch(partial(self.close, loaded))
+
+    def close(self, loaded: Loaded) -> None:
+        """Be the watcher."""
+        loaded.closed += 1
+        if loaded.users:
+            self.wrong.append(f"{loaded.key} was closed in use")
+
+    def check(self, closed: Mapping[str, int]) -> Iterator[str]:
+        """Yield what is wrong at rest."""
+        yield from self.wrong
+        for version, loaded in self.loaded.items():
+            balance = loaded.account.balance()
+            if not balance.conserved or balance.held:
+                yield f"at rest {loaded.key} has {balance}"
+            if loaded.closed != closed.get(version, 0):
+                yield f"{loaded.key} was closed {loaded.closed} times"
+
+
+def world(
+    *programs: Callable[[World], None],
+    closed: Mapping[str, int],
+    router: type[Router] = Router,
+    account: type[Account] = Account,
+) -> Make:
+    """Make cases; `closed` says how often each version must be closed in the end."""
+
+    def make(pause: Pause) -> Case:
+        it = World(pause, router, account)
+        return Case([partial(program, it) for program in programs], lambda: it.check(closed))
+
+    return make
+
+
+def drain_active(it: World) -> None:
+    """Take the version out that has the traffic; the other one takes requests all the time."""
+    it.drain("1")
+
+
+def drain_both(it: World) -> None:
+    """Take the idle version out, then the active one."""
+    it.drain("2")
+    it.drain("1")
+
+
+def request_if_any(it: World) -> None:
+    """Ask for any version, and be content with none."""
+    with suppress(NotReady):
+        it.request()
+
+
+@pytest.fixture(scope="module")
+def explorer() -> Iterator[Explorer]:
+    """Threads that switch inside the router and the account."""
+    with Explorer(Router, Account) as explorer:
+        yield explorer
+
+
+def test_a_request_during_a_swap_always_finds_a_version(explorer: Explorer) -> None:
+    """A pin that races a swap succeeds, on a version that is not closed before the release; after it, on the new one."""
+    assert explorer.explore(world(World.request, World.swap, closed={"1": 1}), preemptions=2) > 1_000
+
+
+def test_a_request_by_name_is_held_or_refused(explorer: Explorer) -> None:
+    """A pin of the old version by name during its swap holds it until its release, or is refused; never in between."""
+    assert explorer.explore(world(World.request_old, World.swap, closed={"1": 1}), preemptions=2) > 1_000
+
+
+def test_a_request_while_all_versions_leave_is_held_or_refused(explorer: Explorer) -> None:
+    """A pin that races the end of every version holds one of them, or is refused."""
+    make = world(request_if_any, drain_both, closed={"1": 1, "2": 1})
+    assert explorer.explore(make, preemptions=2) > 1_000
+
+
+def test_a_request_is_not_refused_while_another_version_takes_requests(explorer: Explorer) -> None:
+    """A pin that races the end of the active version finds the other one, which takes requests all the time."""
+    assert explorer.explore(world(World.request, drain_active, closed={"1": 1}), preemptions=2) > 1_000
+
+
+@pytest.mark.slow
+def test_two_requests_during_a_swap(explorer: Explorer) -> None:
+    """Two pins that race a swap and each other succeed, on versions that are not closed before their release."""
+    make = world(World.request, World.request, World.swap, closed={"1": 1})
+    assert explorer.explore(make, preemptions=2) > 10_000
+
+
+# --- planted mistakes -----------------------------------------------------------------------------------------------
+
+
+class PicksOnce(Router):
+    """A request that meets a version that was just shut is refused."""
+
+    def pin(self, use: Use, model: str, version: str | None = None) -> tuple[Account, RefId]:
+        account = self._pick(model, version)
+        ref = account.acquire(use) if account else None
+        if account is None or ref is None:
+            raise NotReady(model)
+        return account, ref
+
+
+class LooksBeforeItAnnounces(Account):
+    """A drain between the look and the announcement sees nobody."""
+
+    def acquire(self, use: Use) -> RefId | None:
+        if not self.open:
+            return None
+        ref = next(self._acquires)
+        self.held[ref] = use
+        return ref
+
+
+def test_a_router_that_picks_once_is_found() -> None:
+    """The check fails where a pin does not pick again."""
+    with Explorer(Router, Account, PicksOnce) as explorer, pytest.raises(Violation, match="raised NotReady"):
+        explorer.explore(world(World.request, World.swap, closed={"1": 1}, router=PicksOnce), preemptions=1)
+
+
+def test_an_account_that_looks_too_early_is_found() -> None:
+    """The check fails where a pin looks at the gate before it announces itself."""
+    make = world(World.request, World.swap, closed={"1": 1}, account=LooksBeforeItAnnounces)
+    with Explorer(Router, LooksBeforeItAnnounces) as explorer, pytest.raises(Violation, match="after its close"):
+        explorer.explore(make, preemptions=1)
+
+
+def test_a_drain_that_does_not_shut_the_account_is_found(explorer: Explorer) -> None:
+    """The check fails where a version is only taken out of the router before it is watched."""
+
+    def swap(it: World) -> None:
+        it.router.shift({"m": "2"})
+        it.router.shut(cast("Any", it.loaded["1"]))
+        it.loaded["1"].account.watch(partial(it.close, it.loaded["1"]))
+
+    with pytest.raises(Violation, match="after its close"):
+        explorer.explore(world(World.request, swap, closed={"1": 1}), preemptions=2)

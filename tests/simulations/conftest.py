@@ -1,0 +1,6 @@
+"""Fixtures of this folder; they live in `tests/support`."""
+
+from __future__ import annotations
+
+from tests.support.fixtures import engine as engine
+from tests.support.fixtures import rig as rig

@@ -32,6 +32,8 @@ class Rig:
     def __init__(self, engine: Engine, cast: Cast, world: World | None) -> None:
         self.engine = engine
         self.cast = cast
+        self.kept: list[Any] = []
+        """What a test wants to live as long as the rig, a lease say."""
         self._world = world
         engine._host.loaders.add(LOADER, cast.loader)
 
@@ -160,11 +162,11 @@ class Outcome:
 
 @asynccontextmanager
 async def running(*outcomes: Outcome) -> AsyncGenerator[None, None]:
-    """Make the calls beside the block, and wait for their ends behind it."""
+    """Make the calls beside the block, one after the other, and wait for their ends behind it."""
     async with trio.open_nursery() as nursery:
         for outcome in outcomes:
             nursery.start_soon(outcome.run)
-        await settle()
+            await settle()  # Trio starts the tasks of one batch in any order
         yield
 
 

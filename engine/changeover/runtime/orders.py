@@ -35,6 +35,8 @@ class LoadOrder:
     """True where this order brought the version into use, and did not join another one."""
     timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Its time limit."""
+    timed: bool = False
+    """True once the limit runs."""
 
     def settle(self) -> None:
         """Say that the version is ready."""

@@ -173,7 +173,9 @@ class Version(Actor[Message]):
             self._step(Event.GIVE_BACK)
             order.settle()
             return
-        self._post_later(self._limit_s(order), order.timer, Late(order))
+        if not order.timed:  # else it waited for the old model to be closed
+            order.timed = True
+            self._post_later(self._limit_s(order), order.timer, Late(order))
         if self.state is VersionState.UNLOADING:
             self._later.append(order)
         elif self._loading is not None:

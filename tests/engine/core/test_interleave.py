@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+
 from changeover.core.ledger import Account
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
@@ -73,7 +74,7 @@ def test_every_interleaving_is_run_exactly_once(pauses: int) -> None:
 
 @pytest.mark.parametrize(("preemptions", "texts"), [(0, {"aabb", "bbaa"}), (1, {"aabb", "bbaa", "abba", "baab"})])
 def test_preemptions_are_bounded(preemptions: int, texts: set[str]) -> None:
-    """No schedule interrupts a thread more often than it was asked for; that a thread ends counts as no interruption."""
+    """No schedule interrupts a thread more often than it was asked for; the end of a thread is no interruption."""
     seen: Counter[str] = Counter()
     with Explorer(threads=2) as explorer:
         explorer.explore(letters(1, seen=seen), preemptions=preemptions)
@@ -147,7 +148,7 @@ def test_instructions_that_touch_only_their_frame_need_no_switch() -> None:
                     story.append("released")
 
             def drain() -> None:
-                account.watch(lambda: story.append(f"zero, open: {account.open}, {account.balance()}"))
+                account.watch(lambda: story.append(f"zero, open: {account.open}"))
                 account.shut()
                 story.append("shut")
 

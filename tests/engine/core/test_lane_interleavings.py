@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
+
 from changeover.core.values import Batching
 from changeover.runtime.mailbox import RequestLane, _discard
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation

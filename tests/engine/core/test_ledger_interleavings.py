@@ -13,6 +13,7 @@ from functools import partial
 
 import attrs
 import pytest
+
 from changeover.core.ledger import Account, RefId, Use
 from changeover.core.snapshots import Balance
 from changeover.errors import AlreadyHeld, ReferenceNotHeld

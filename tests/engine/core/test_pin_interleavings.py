@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+
 from changeover.core.ledger import Account, RefId, Use
 from changeover.core.values import VersionKey
 from changeover.errors import NotReady
@@ -144,7 +145,7 @@ def explorer() -> Iterator[Explorer]:
 
 
 def test_a_request_during_a_swap_always_finds_a_version(explorer: Explorer) -> None:
-    """A pin that races a swap succeeds, on a version that is not closed before the release; after it, on the new one."""
+    """A pin that races a swap succeeds, on a version that is not closed meanwhile; after it, on the new one."""
     assert explorer.explore(world(World.request, World.swap, closed={"1": 1}), preemptions=2) > 1_000
 
 

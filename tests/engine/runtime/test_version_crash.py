@@ -322,7 +322,7 @@ async def orders_of(rig: Rig, phase: str, hang: trio.Event) -> list[Outcome]:
     if phase == "close":
         return [unload, load]
     if phase == "drain":
-        rig.lease()
+        rig.kept.append(rig.lease())
         return [unload]
     await crash(rig)
     return [load, Outcome(engine.load, "m", "1")]
@@ -343,6 +343,9 @@ async def test_no_order_stays_unanswered_when_the_engine_is_closed(phase: str, a
             await until(lambda: all(order.over for order in orders))
         assert [order.over for order in orders] == [True] * len(orders)
         hang.set()
+        for lease in rig.kept:
+            lease.release()
+        await settle()
         nursery.cancel_scope.cancel()
     assert all(order.error is None or isinstance(order.error, EngineClosed) for order in orders)
 

@@ -44,7 +44,7 @@ class VirtualThreads:
 
     def __init__(self, spawn: Callable[..., None], duration: Callable[[str], Duration]) -> None:
         """Start "threads" by `spawn`; `duration` is asked for each piece of work by its name, `"load m/1"`."""
-        self._spawn = spawn
+        self._spawn: Callable[..., None] | None = spawn
         self._duration = duration
 
     def start(
@@ -56,7 +56,8 @@ class VirtualThreads:
     ) -> None:
         """Do `work` once its time is up, then deliver; an engine that has ended still gets its delivery."""
         del orphaned  # the loop of a world never ends before its threads do
-        self._spawn(self._run, name, work, deliver, name=name)
+        if self._spawn is not None:
+            self._spawn(self._run, name, work, deliver, name=name)
 
     def serve(
         self,
@@ -66,7 +67,12 @@ class VirtualThreads:
         deliver: Callable[[None, BaseException | None], None],
     ) -> None:
         """Take batches from `lane`, each after the time that a piece of work called `name` takes."""
-        self._spawn(self._serve, name, lane, handle, deliver, name=name)
+        if self._spawn is not None:
+            self._spawn(self._serve, name, lane, handle, deliver, name=name)
+
+    def end(self) -> None:
+        """Start nothing any more, as a process that has ended."""
+        self._spawn = None
 
     async def _run(self, name: str, work: Callable[[], T], deliver: Callable[[Any, Any], None]) -> None:
         await self._pass(name)
@@ -81,6 +87,14 @@ class VirtualThreads:
     async def _serve(
         self, name: str, lane: Served, handle: Callable[[Sequence[Any]], None], deliver: Callable[[Any, Any], None]
     ) -> None:
+        try:
+            await self._take_batches(name, lane, handle)
+        except Exception as error:  # noqa: BLE001 - it is delivered, whatever it is
+            deliver(None, error)
+        else:
+            deliver(None, None)
+
+    async def _take_batches(self, name: str, lane: Served, handle: Callable[[Sequence[Any]], None]) -> None:
         step = lane.next_step(trio.current_time())
         while not step.ended:
             if step.batch:
@@ -93,7 +107,6 @@ class VirtualThreads:
                     await woken.wait()
                 lane.unpark(woken.set)
             step = lane.next_step(trio.current_time())
-        deliver(None, None)
 
     async def _pass(self, name: str) -> None:
         duration = self._duration(name)
@@ -111,13 +124,17 @@ class World:
         self.durations: dict[str, Duration] = {}
         """By name of the work: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`; 0 s where not named."""
         wake = TrioWake(trio.lowlevel.current_trio_token())
-        threads = VirtualThreads(spawn, lambda name: self.durations.get(name, 0.0))
-        self.ports = Ports(VirtualClock(), random.Random(seed), wake, threads)
+        self.threads = VirtualThreads(spawn, lambda name: self.durations.get(name, 0.0))
+        self.ports = Ports(VirtualClock(), random.Random(seed), wake, self.threads)
 
 
 @asynccontextmanager
 async def open_world(seed: int = 0) -> AsyncGenerator[World, None]:
     """Open a world for the block; its "threads" end with it, as those of a process do."""
     async with trio.open_nursery() as nursery:
-        yield World(nursery.start_soon, seed)
+        world = World(nursery.start_soon, seed)
+        try:
+            yield world
+        finally:
+            world.threads.end()
         nursery.cancel_scope.cancel()

@@ -33,7 +33,8 @@ class Actor(ABC, Generic[M]):
     def post(self, message: M) -> None:
         """Put a message into the mailbox, and start the task where none runs; a closed engine answers at once."""
         if not self._supervisor.is_running:
-            self._refuse_as_closed(message)
+            self._clean_up(trio.RunFinishedError())
+            self._refuse(message)
             return
         self._lane.post(message)
         if self._name not in self._supervisor:
@@ -58,16 +59,16 @@ class Actor(ABC, Generic[M]):
         """Do what a message asks; an exception from here is a crash of the actor."""
 
     @abstractmethod
+    def _is_wanted(self) -> bool:
+        """Return whether the task shall be started again after the crash that was just cleaned up."""
+
+    @abstractmethod
     def _clean_up(self, error: BaseException) -> None:
-        """Leave everything in order behind a crash or, with an `error` that is no Exception, a stop."""
+        """Leave everything in order behind a crash; or a stop, which is `RunFinishedError` or no Exception."""
 
     @abstractmethod
     def _refuse(self, message: M) -> None:
         """Give a message that will not be handled its outcome; it may have one already."""
-
-    @abstractmethod
-    def _refuse_as_closed(self, message: M) -> None:
-        """Give a message that came after the engine was closed its outcome."""
 
     @abstractmethod
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
@@ -101,7 +102,8 @@ class Actor(ABC, Generic[M]):
         except BaseException as error:
             self._clean_up(error)
             self._refuse_the_rest()
-            raise
+            if not isinstance(error, Exception) or self._is_wanted():
+                raise
 
     def _is_busy(self) -> bool:
         return len(self._lane) > 0 or self._has_work()

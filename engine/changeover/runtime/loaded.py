@@ -75,6 +75,7 @@ class LoadedModel:
                     outputs = model.predict(inputs)
         except FatalModelError as error:
             next(self.errors)
+            self.lane.halt()
             if self.on_fatal is not None:
                 self.on_fatal(error)
             raise self._raised(VersionCrashed, error) from error

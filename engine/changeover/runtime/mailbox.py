@@ -139,6 +139,7 @@ class RequestLane(Generic[R]):
         self._waiting: deque[R] = deque()
         self._parked: deque[tuple[Callable[[], None], int]] = deque()
         self.closed = False
+        self._halted = False
         self._has_long = False
 
     def __len__(self) -> int:
@@ -160,6 +161,11 @@ class RequestLane(Generic[R]):
         """Take a request out that no worker has taken; False where it is too late."""
         return _discard(self._waiting, request)
 
+    def halt(self) -> None:
+        """Let the workers end without taking more: their model is beyond use; `close` answers what waits."""
+        self._halted = True
+        self._rouse()
+
     def close(self) -> list[R]:
         """Admit nothing more, wake every worker, and return what waited: the caller answers it."""
         self.closed = True
@@ -169,6 +175,8 @@ class RequestLane(Generic[R]):
 
     def next_step(self, now: float) -> Step:
         """Return what a worker does at engine time `now`: take a batch, wait for a fuller one, or end."""
+        if self._halted:
+            return Step(ended=True)
         try:
             oldest = self._waiting[0]
         except IndexError:
@@ -198,7 +206,7 @@ class RequestLane(Generic[R]):
     def _rouse(self) -> None:
         for entry in list(self._parked):
             waker, at_least = entry
-            ready = self.closed or len(self._waiting) >= at_least or (at_least > 1 and self._is_full())
+            ready = self.closed or self._halted or len(self._waiting) >= at_least or (at_least > 1 and self._is_full())
             if ready and _discard(self._parked, entry):
                 waker()
 

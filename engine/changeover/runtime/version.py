@@ -360,6 +360,9 @@ class Version(Actor[Message]):
 
     # --- crashing and stopping ---
 
+    def _is_wanted(self) -> bool:
+        return self._in_service
+
     def _clean_up(self, error: BaseException) -> None:
         """Leave nothing routed, and nobody waiting for what was going on."""
         stopped = not isinstance(error, Exception) or isinstance(error, trio.RunFinishedError)
@@ -389,12 +392,7 @@ class Version(Actor[Message]):
             case _:
                 pass  # a report about what is over
 
-    def _refuse_as_closed(self, message: Message) -> None:
-        self.error = self.error or why.engine_closed(self.key)
-        self._refuse(message)
-
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
-        if self._in_service:
-            text = str(why.crashed(self.key, error))
-            self._world.bus.emit("version_restarting", self.key, error=text, delay_s=delay_s)
-        self._in_service = self._in_service and delay_s is not None
+        text = str(why.crashed(self.key, error))
+        self._world.bus.emit("version_restarting", self.key, error=text, delay_s=delay_s)
+        self._in_service = delay_s is not None

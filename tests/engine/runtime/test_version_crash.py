@@ -108,17 +108,19 @@ async def test_a_crash_that_is_declared_in_another_thread_is_heard() -> None:
 
 
 async def test_queued_requests_of_a_crashed_version_did_not_run(rig: Rig, autojump_clock: Any) -> None:
-    """Those that wait for a worker get their outcome at once, and it says that they never ran."""
+    """Those that no worker has taken get their outcome at once, and it says that they never ran."""
     await rig.ready(fatal_on=poison, execution="worker")
     rig.takes("worker m/1 0", 2.0)
     first = Outcome(rig.engine.infer, "m", {"poison": 1})
     queued = [Outcome(rig.engine.infer, "m", {"n": n}) for n in range(5)]
     async with running(first, *queued):
-        await trio.sleep(3)
+        await trio.sleep(2.01)
+        waited = [outcome for outcome in queued if outcome.over]
     assert isinstance(first.error, VersionCrashed)
     assert first.error.ran == "yes"
-    assert [(type(o.error), getattr(o.error, "ran", None)) for o in queued] == [(VersionCrashed, "no")] * 5
-    assert [call for call in rig.cast.made[0].calls if "n" in call] == []
+    assert len(waited) >= 4  # one may be in the worker's hands already
+    assert [(type(o.error), getattr(o.error, "ran", None)) for o in waited] == [(VersionCrashed, "no")] * len(waited)
+    assert len([call for call in rig.cast.made[0].calls if "n" in call]) == 5 - len(waited)
 
 
 async def test_the_traffic_of_a_crashed_version_goes_to_another_one(rig: Rig, autojump_clock: Any) -> None:

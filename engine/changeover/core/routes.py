@@ -62,6 +62,8 @@ class VersionGone:
 
     model: str
     version: str
+    fallback: str | None = None
+    """Who gets the traffic where the version had all of it; None: nobody."""
 
 
 @attrs.frozen
@@ -95,8 +97,11 @@ def _changes(routes: Mapping[str, Route], event: RouteEvent) -> dict[str, Route 
             return {} if model in routes else {model: Route((Share(version, 1.0),))}
         case Shifted(to):
             return {model: Route((Share(version, 1.0),)) for model, version in to.items()}
-        case VersionGone(model, version):
-            return {model: _without(routes.get(model), version)}
+        case VersionGone(model, version, fallback):
+            rest = _without(routes.get(model), version)
+            if rest is None and fallback is not None and model in routes:
+                rest = Route((Share(fallback, 1.0),))
+            return {model: rest}
 
 
 def _without(route: Route | None, version: str) -> Route | None:

@@ -59,17 +59,20 @@ class Router:
         for _ in range(_PICKS_MAX):
             if self.refusal is not None:
                 raise twin(self.refusal)
-            account = self._pick(model, version)
+            snapshot = self.snapshot
+            account = self._pick(snapshot, model, version)
             if account is None:
+                if snapshot is not self.snapshot:
+                    continue  # the traffic moved while we looked
                 raise self._explain(model, version)
             ref = account.acquire(use)
             if ref is not None:
                 return account, ref
         raise NotReady(f"{model}: its versions change faster than a request can be placed", model=model)
 
-    def _pick(self, model: str, version: str | None) -> Account | None:
+    def _pick(self, snapshot: Snapshot, model: str, version: str | None) -> Account | None:
         if version is None:
-            route = self.snapshot.routes.get(model)
+            route = snapshot.routes.get(model)
             version = route.choose(self._random.random()) if route else None
         return self._open.get(VersionKey(model, version)) if version is not None else None
 
@@ -99,11 +102,10 @@ class Router:
         key = loaded.key
         if self._open.get(key) is not loaded.account:
             return
+        others = [other.version for other in self._open if other.model == key.model and other != key]
+        # First the traffic moves, in one step, then the way to the version is closed: nobody finds the model without one.
+        self._apply(VersionGone(key.model, key.version, others[-1] if others else None))
         del self._open[key]
-        self._apply(VersionGone(key.model, key.version))
-        others = [other.version for other in self._open if other.model == key.model]
-        if others and self.active(key.model) is None:
-            self._apply(Shifted({key.model: others[-1]}))
 
     def shift(self, to: Mapping[str, str]) -> None:
         """Move all traffic of each model to the given version, all models in one step.

@@ -182,7 +182,7 @@ def test_hidden_folders_and_loose_files_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("this is not toml", "model.toml"),
+        ("this is not toml", "line 1"),
         ("workers = 0", "workers"),
         ('execution = "magic"', "execution"),
         ("load_timeout_s = nan", "load_timeout_s"),

@@ -1,0 +1,186 @@
+"""Traffic adds up, and moves only when and where an event says so.
+
+Owns no state.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from changeover.core.routes import Route, RouteEvent, Share, Shifted, Snapshot, VersionGone, VersionReady, decide
+
+MODELS = st.sampled_from(["a", "b", "c"])
+VERSIONS = st.sampled_from(["1", "2", "3", "4"])
+
+EVENTS = st.one_of(
+    st.builds(VersionReady, MODELS, VERSIONS),
+    st.builds(VersionGone, MODELS, VERSIONS),
+    st.builds(Shifted, st.dictionaries(MODELS, VERSIONS)),
+)
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> Route:
+    """Draw a route whose weights add up to 1, as far as floats do."""
+    versions = draw(st.lists(VERSIONS, min_size=1, unique=True))
+    parts = [draw(st.floats(1e-6, 1.0)) for _ in versions]
+    return Route(tuple(Share(version, part / sum(parts)) for version, part in zip(versions, parts, strict=True)))
+
+
+SNAPSHOTS = st.builds(
+    lambda routes, serial: Snapshot(MappingProxyType(routes), serial),
+    st.dictionaries(MODELS, routes()),
+    st.integers(0, 1_000),
+)
+
+
+def named(event: RouteEvent) -> set[str]:
+    """Return the models that an event speaks of."""
+    return set(event.to) if isinstance(event, Shifted) else {event.model}
+
+
+def assert_whole(route: Route) -> None:
+    """Fail unless the weights are above 0 and add up to 1, and no version has two shares."""
+    assert route.shares
+    assert all(share.weight > 0 for share in route.shares)
+    assert math.isclose(sum(share.weight for share in route.shares), 1.0, abs_tol=1e-9)
+    assert len({share.version for share in route.shares}) == len(route.shares)
+
+
+# --- decide ---------------------------------------------------------------------------------------------------------
+
+
+@given(snapshot=SNAPSHOTS, events=st.lists(EVENTS, max_size=20))
+def test_weights_are_above_zero_and_add_up_to_one(snapshot: Snapshot, events: list[RouteEvent]) -> None:
+    """After any events every route is whole."""
+    for event in events:
+        snapshot = decide(snapshot, event)
+        for route in snapshot.routes.values():
+            assert_whole(route)
+
+
+@given(snapshot=SNAPSHOTS, event=EVENTS)
+def test_decide_never_changes_its_argument(snapshot: Snapshot, event: RouteEvent) -> None:
+    """The snapshot that was handed in has the same routes and number afterwards."""
+    before, serial = dict(snapshot.routes), snapshot.serial
+    decide(snapshot, event)
+    assert dict(snapshot.routes) == before
+    assert all(snapshot.routes[model] is route for model, route in before.items())
+    assert snapshot.serial == serial
+
+
+@given(snapshot=SNAPSHOTS, event=EVENTS)
+def test_other_models_keep_the_very_same_route(snapshot: Snapshot, event: RouteEvent) -> None:
+    """A model that the event does not name has the same Route object before and after, or none before and after."""
+    after = decide(snapshot, event)
+    for model in (snapshot.routes.keys() | after.routes.keys()) - named(event):
+        assert snapshot.routes[model] is after.routes[model]
+
+
+@given(snapshot=SNAPSHOTS, event=EVENTS)
+def test_the_serial_number_counts_changes(snapshot: Snapshot, event: RouteEvent) -> None:
+    """A change makes a new snapshot whose number is one higher; without a change it is the same object."""
+    after = decide(snapshot, event)
+    if dict(after.routes) == dict(snapshot.routes):
+        assert after is snapshot
+    else:
+        assert after.serial == snapshot.serial + 1
+
+
+@given(snapshot=SNAPSHOTS, model=MODELS, version=VERSIONS)
+def test_a_ready_version_never_moves_existing_traffic(snapshot: Snapshot, model: str, version: str) -> None:
+    """A version that becomes ready gets all traffic of a model that has none, and none of one that has some."""
+    after = decide(snapshot, VersionReady(model, version))
+    if model in snapshot.routes:
+        assert after is snapshot
+    else:
+        assert after.routes[model] == Route((Share(version, 1.0),))
+
+
+@given(snapshot=SNAPSHOTS, to=st.dictionaries(MODELS, VERSIONS, min_size=1))
+def test_a_shift_flips_all_its_models_in_one_snapshot(snapshot: Snapshot, to: dict[str, str]) -> None:
+    """One event moves each of its models wholly to its version, in one step of the number."""
+    after = decide(snapshot, Shifted(to))
+    assert {model: after.routes[model] for model in to} == {m: Route((Share(v, 1.0),)) for m, v in to.items()}
+    assert after.serial - snapshot.serial in (0, 1)
+
+
+@given(snapshot=SNAPSHOTS, model=MODELS, version=VERSIONS)
+def test_a_version_that_goes_leaves_its_traffic_to_the_others(snapshot: Snapshot, model: str, version: str) -> None:
+    """The others keep their order and their proportions; without others the model has no route."""
+    after = decide(snapshot, VersionGone(model, version))
+    before = snapshot.routes.get(model, Route(()))
+    others = [share for share in before.shares if share.version != version]
+    if not others:
+        assert model not in after.routes
+        return
+    shares = after.routes[model].shares
+    assert [share.version for share in shares] == [share.version for share in others]
+    assert after.routes[model].share_of(version) == 0.0
+    for new, old in zip(shares, others, strict=True):
+        assert math.isclose(new.weight * others[0].weight, shares[0].weight * old.weight, rel_tol=1e-9)
+
+
+def test_the_last_version_takes_its_model_with_it() -> None:
+    """When the last version of a model goes, the model goes, and the other models stay."""
+    snapshot = decide(decide(Snapshot(), VersionReady("a", "1")), VersionReady("b", "1"))
+    assert set(decide(snapshot, VersionGone("a", "1")).routes) == {"b"}
+
+
+@pytest.mark.parametrize("event", [VersionGone("a", "9"), VersionGone("z", "1"), Shifted({}), Shifted({"a": "1"})])
+def test_an_event_that_changes_nothing_returns_the_same_snapshot(event: RouteEvent) -> None:
+    """What is not there cannot go, and what is there already need not move."""
+    snapshot = decide(Snapshot(), VersionReady("a", "1"))
+    assert decide(snapshot, event) is snapshot
+
+
+def test_a_snapshot_cannot_be_written_to() -> None:
+    """Neither the empty snapshot nor one that was decided lets its routes be changed."""
+    for snapshot in (Snapshot(), decide(Snapshot(), VersionReady("a", "1"))):
+        with pytest.raises(TypeError):
+            snapshot.routes["b"] = Route((Share("1", 1.0),))  # type: ignore[index]
+
+
+# --- choose ---------------------------------------------------------------------------------------------------------
+
+
+@given(route=routes(), point=st.floats(0.0, 1.0, exclude_max=True))
+def test_every_point_has_a_version(route: Route, point: float) -> None:
+    """A point in [0, 1) always chooses a version of the route, also where the floats add up to less than 1."""
+    assert route.choose(point) in {share.version for share in route.shares}
+
+
+def test_a_point_behind_the_sum_of_the_weights_has_a_version() -> None:
+    """Ten tenths add up to less than 1; the largest point below 1 chooses the last version all the same."""
+    route = Route(tuple(Share(str(number), 0.1) for number in range(10)))
+    assert sum(share.weight for share in route.shares) < 1
+    assert route.choose(math.nextafter(1.0, 0.0)) == "9"
+
+
+@given(route=routes(), points=st.integers(1, 300))
+def test_choose_covers_the_shares_in_proportion(route: Route, points: int) -> None:
+    """Of evenly spaced points each version gets its weight, to within one point at each end of its interval."""
+    chosen = [route.choose(number / points) for number in range(points)]
+    for share in route.shares:
+        assert abs(chosen.count(share.version) - share.weight * points) < 1 + 1e-6
+
+
+@given(route=routes(), index=st.integers(0, 3), inside=st.floats(0.0, 1.0))
+def test_each_version_has_one_interval_in_order(route: Route, index: int, inside: float) -> None:
+    """A point inside the n-th interval chooses the n-th version."""
+    assume(index < len(route.shares) and 0.01 < inside < 0.99)
+    start = sum(share.weight for share in route.shares[:index])
+    assert route.choose(start + inside * route.shares[index].weight) == route.shares[index].version
+
+
+@given(route=routes())
+def test_share_of_is_the_weight(route: Route) -> None:
+    """A version's share is its weight, and 0.0 for one that has none."""
+    for share in route.shares:
+        assert route.share_of(share.version) == share.weight
+    assert route.share_of("nobody") == 0.0

@@ -1,0 +1,175 @@
+"""The sum of all reservations never exceeds the budget, and only what is idle and old has to go.
+
+Owns no state.
+"""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from changeover.core.store import Store
+
+KEYS = st.sampled_from("abcdef")
+SIZES = st.integers(-2, 60)
+
+
+@attrs.define
+class Held:
+    """What the model knows of one reservation; its place in the model's dict is its age."""
+
+    size: int
+    pinned: bool
+
+
+class Shelf(RuleBasedStateMachine):
+    """A store beside a dict whose order is the order of use."""
+
+    @initialize(budget=st.none() | st.integers(0, 100))
+    def begin(self, budget: int | None) -> None:
+        """Begin empty."""
+        self.store: Store[str] = Store(budget)
+        self.held: dict[str, Held] = {}
+
+    @property
+    def total(self) -> int:
+        """The sum of what the model holds."""
+        return sum(entry.size for entry in self.held.values())
+
+    def fits(self, more: int) -> bool:
+        """Return whether so many more bytes keep to the budget."""
+        return self.store.budget_bytes is None or self.total + more <= self.store.budget_bytes
+
+    @rule(key=KEYS, wanted=SIZES, pinned=st.booleans())
+    def reserve(self, key: str, wanted: int, pinned: bool) -> None:
+        """Reserve; refused for a key that is there, for what does not fit, and for less than nothing."""
+        expected = key not in self.held and wanted >= 0 and self.fits(wanted)
+        assert self.store.reserve(key, wanted, pinned=pinned) is expected
+        if expected:
+            self.held[key] = Held(wanted, pinned)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), measured=SIZES)
+    def correct(self, data: st.DataObject, measured: int) -> None:
+        """Correct a reservation; refused where it does not fit, and no use."""
+        key = data.draw(st.sampled_from(list(self.held)))
+        expected = measured >= 0 and self.fits(measured - self.held[key].size)
+        assert self.store.correct(key, measured) is expected
+        if expected:
+            self.held[key].size = measured
+
+    @rule(key=KEYS)
+    def free(self, key: str) -> None:
+        """Free what is there, or nothing."""
+        gone = self.held.pop(key, Held(0, pinned=False))
+        assert self.store.free(key) == gone.size
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        """Use a key."""
+        key = data.draw(st.sampled_from(list(self.held)))
+        self.store.touch(key)
+        self.held[key] = self.held.pop(key)
+
+    @rule(key=KEYS)
+    def use_what_is_not_there(self, key: str) -> None:
+        """Correcting and touching an unknown key raise."""
+        if key not in self.held:
+            with pytest.raises(KeyError):
+                self.store.correct(key, 0)
+            with pytest.raises(KeyError):
+                self.store.touch(key)
+
+    @rule(wanted=st.integers(0, 120), busy=st.sets(KEYS))
+    def victims(self, wanted: int, busy: set[str]) -> None:
+        """Ask who would have to go: the shortest run of the oldest ones that may, if all of them make room at all."""
+        may_go = [k for k, entry in self.held.items() if k not in busy and not entry.pinned and entry.size > 0]
+        runs = [tuple(may_go[:length]) for length in range(len(may_go) + 1)]
+        enough = [run for run in runs if self.fits(wanted - sum(self.held[key].size for key in run))]
+        assert self.store.victims(wanted, idle=lambda key: key not in busy) == (enough[0] if enough else None)
+
+    @invariant()
+    def the_sum_is_right_and_within_the_budget(self) -> None:
+        """The store's sum is the sum of the reservations, and never above the budget."""
+        assert self.store.reserved_bytes == self.total
+        assert self.store.room_for(0)
+        assert self.store.budget_bytes is None or self.total <= self.store.budget_bytes
+        assert {key for key in "abcdef" if key in self.store} == self.held.keys()
+
+
+Shelf.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class TestShelf(Shelf.TestCase):
+    """Whatever is done to it, a store keeps to its budget and to its order."""
+
+
+def filled(*sizes: int, budget: int = 100) -> Store[int]:
+    """Make a store with keys 0, 1, ... of the given sizes, oldest first."""
+    store: Store[int] = Store(budget)
+    for key, size in enumerate(sizes):
+        assert store.reserve(key, size)
+    return store
+
+
+def everything(_key: int) -> bool:
+    """Call everything idle."""
+    return True
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """A touch makes a key young again."""
+    store = filled(30, 30, 30)
+    assert store.victims(40, idle=everything) == (0,)
+    store.touch(0)
+    assert store.victims(40, idle=everything) == (1,)
+
+
+def test_no_more_go_than_must() -> None:
+    """Victims end with the one that makes enough room; where there is room already nobody goes."""
+    store = filled(30, 30, 30)
+    assert store.victims(10, idle=everything) == ()
+    assert store.victims(60, idle=everything) == (0, 1)
+    assert store.victims(100, idle=everything) == (0, 1, 2)
+
+
+def test_who_is_busy_or_pinned_stays() -> None:
+    """Neither a key in use nor a pinned one goes; where the others do not suffice there are no victims at all."""
+    store = filled(30, 30)
+    assert store.reserve(2, 30, pinned=True)
+    assert store.victims(40, idle=lambda key: key != 0) == (1,)
+    assert store.victims(70, idle=everything) == (0, 1)
+    assert store.victims(71, idle=everything) is None
+    assert store.victims(101, idle=everything) is None
+
+
+def test_asking_for_victims_changes_nothing() -> None:
+    """Who would go is still there afterwards."""
+    store = filled(50, 50)
+    assert store.victims(100, idle=everything) == (0, 1)
+    assert store.reserved_bytes == 100
+    assert 0 in store
+    assert 1 in store
+
+
+def test_a_correction_beyond_the_budget_changes_nothing() -> None:
+    """A model that turns out too large keeps its old reservation, so that it can be closed and freed."""
+    store = filled(40, 40)
+    assert not store.correct(0, 61)
+    assert store.reserved_bytes == 80
+    assert store.correct(0, 60)
+    assert store.free(0) == 60
+    assert store.reserved_bytes == 40
+
+
+def test_without_a_budget_everything_fits() -> None:
+    """A store without a budget only counts."""
+    store: Store[str] = Store()
+    assert store.reserve("a", 10**15)
+    assert store.reserve("b", 10**15)
+    assert store.victims(10**18, idle=lambda _key: False) == ()
+    assert store.reserved_bytes == 2 * 10**15

@@ -62,7 +62,7 @@ class Router:
             snapshot = self.snapshot
             account = self._pick(snapshot, model, version)
             if account is None:
-                if snapshot is not self.snapshot:
+                if version is None and snapshot is not self.snapshot:
                     continue  # the traffic moved while we looked
                 raise self._explain(model, version)
             ref = account.acquire(use)
@@ -103,7 +103,7 @@ class Router:
         if self._open.get(key) is not loaded.account:
             return
         others = [other.version for other in self._open if other.model == key.model and other != key]
-        # First the traffic moves, in one step, then the way to the version is closed: nobody finds the model without one.
+        # First the traffic moves, in one step; only then is the way to the version closed.
         self._apply(VersionGone(key.model, key.version, others[-1] if others else None))
         del self._open[key]
 

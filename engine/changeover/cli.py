@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -52,7 +53,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; 2 where it is unknown or something it needs is not installed."""
+    """Run one command and return its exit status; 2 where it is unknown or something it needs is not installed.
+
+    Raises SystemExit, as argparse does, for `--help`, `--version` and arguments that it does not know.
+    """
     parser = _Parser(prog=PROGRAM, description="Replace a live ML model by its next version without losing a request.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('changeover')}")
     parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of those below")
@@ -70,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush complains once more
+        return _FAILED
 
 
 def installed() -> dict[str, EntryPoint]:

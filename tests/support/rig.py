@@ -174,3 +174,9 @@ async def until(condition: Callable[[], bool]) -> None:
     """Return when `condition` holds; looks again ten times a second of virtual time."""
     while not condition():
         await trio.sleep(0.1)
+
+
+async def later(seconds: float, call: Callable[[], object]) -> None:
+    """Make a call in so many seconds of virtual time: what ends a hang, so that a test fails and does not hang too."""
+    await trio.sleep(seconds)
+    call()

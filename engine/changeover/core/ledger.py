@@ -91,7 +91,7 @@ class Account:
         self._acquires = itertools.count()
         self._releases = itertools.count()
         self._over = itertools.count()
-        self._watchers: deque[Callable[[], None]] = deque()
+        self._watchers: list[Callable[[], None]] = []
 
     def acquire(self, use: Use) -> RefId | None:
         """Write `use` in and return its reference; None, with nothing left behind, where the gate is shut.
@@ -182,7 +182,7 @@ class Account:
         """Call every watcher; each is taken out before it is called, so two threads never call the same one."""
         while True:
             try:
-                watcher = self._watchers.popleft()
+                watcher = self._watchers.pop(0)
             except IndexError:
                 return
             watcher()

@@ -137,7 +137,7 @@ class RequestLane(Generic[R]):
         self._max_batch = batching.max_batch if batching else 1
         self._max_delay_s = batching.max_delay_s if batching else 0.0
         self._waiting: deque[R] = deque()
-        self._parked: deque[tuple[Callable[[], None], int]] = deque()
+        self._parked: list[tuple[Callable[[], None], int]] = []
         self.closed = False
         self._halted = False
         self._has_long = False
@@ -227,7 +227,7 @@ class RequestLane(Generic[R]):
         return taken
 
 
-def _discard(entries: deque[Any], entry: Any) -> bool:
+def _discard(entries: deque[Any] | list[Any], entry: Any) -> bool:
     """Remove `entry`; False where another thread was quicker."""
     try:
         entries.remove(entry)

@@ -6,6 +6,7 @@ its threads belong to whoever started them and are daemons of Trio's thread cach
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -199,15 +200,21 @@ class Threads:
 
     def _serve(self, lane: Served, handle: Callable[[Sequence[Any]], None]) -> None:
         """Take batches until the lane ends; between them sleep on a lock that the lane's waker lets go."""
-        gate = threading.Semaphore(0)
+        gate = threading.Lock()
+        gate.acquire()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # somebody was quicker
+                gate.release()
+
         step = lane.next_step(self._clock.now())
         while not step.ended:
             if step.batch:
                 handle(step.batch)
             else:
-                lane.park(gate.release, step.at_least)
-                gate.acquire(timeout=step.wait_s)
-                lane.unpark(gate.release)
+                lane.park(wake, step.at_least)
+                gate.acquire(timeout=-1 if step.wait_s is None else step.wait_s)
+                lane.unpark(wake)
             step = lane.next_step(self._clock.now())
 
 

@@ -60,6 +60,12 @@ class Act:
     play: Callable[[Stage], Awaitable[str]]
 
 
+async def first_load(stage: Stage) -> str:
+    """Load the version that the clients begin with."""
+    await stage.engine.load(MODEL, LINEAR)
+    return f"{LINEAR} is loaded"
+
+
 async def changeover(stage: Stage) -> str:
     """Change over from 1 to 2."""
     operation, said = await _swap(stage, LINEAR, NETWORK)
@@ -118,6 +124,9 @@ async def rollback(stage: Stage) -> str:
     expect(operation.rollback_of == stage.first_swap, "it says which swap it took back", operation.rollback_of)
     return await _changed_over(stage, operation, watch, trio.current_time() - began_s)
 
+
+OPENING = Act("first load", f"load {LINEAR}", first_load)
+"""What comes before the clients."""
 
 ACTS = (
     Act("changeover", f"changeover {LINEAR} -> {NETWORK}", changeover),

@@ -1,7 +1,7 @@
 """`changeover demo`: train, open an engine on what was trained, play the acts under traffic, show what it came to.
 
 It owns the temporary repository, the engine and the tasks of clients and screen, and ends all of them, also on Ctrl-C.
-Exit status 1 where anything was lost, leaked, or answered by a closed model; 130 where it was interrupted.
+Exit status 1 where anything was lost, leaked, or answered by a closed model.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import argparse
 import gc
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 import trio
@@ -23,11 +21,11 @@ import trio
 from changeover import Engine, Events, open_engine
 from changeover.errors import ChangeoverError, InvalidValue
 from changeover_plugins.demo import screen as screens
-from changeover_plugins.demo.acts import ACTS, Act, ActFailed, Stage
+from changeover_plugins.demo.acts import ACTS, OPENING, Act, ActFailed, Stage
 from changeover_plugins.demo.clients import Traffic
-from changeover_plugins.demo.digits import MODEL, HeldOut
+from changeover_plugins.demo.digits import HeldOut
 from changeover_plugins.demo.report import ActRow, AtEnd, Report, collect
-from changeover_plugins.demo.repository import HANG_S, LINEAR, Repository
+from changeover_plugins.demo.repository import HANG_S, Repository
 from changeover_plugins.demo.screen import Screen
 from changeover_plugins.demo.tables import tables
 from changeover_plugins.demo.witness import Ledger, WitnessLoader
@@ -39,7 +37,6 @@ HANG_END_S = 2 * HANG_S
 TICK_S = 0.5
 """How often a live screen is drawn."""
 
-_INTERRUPTED = 130
 _GOOD = "Nothing was lost, nothing leaked, and nothing was answered by a model whose close() had run."
 
 
@@ -68,16 +65,21 @@ class DemoCommand:
         parser.add_argument("--keep", type=Path, metavar="DIR", help="write the model repository to DIR and leave it")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Play it; raises InvalidValue for arguments that make no sense and LoaderNotInstalled without the extra."""
+        """Play it and return 0, or 1 where anything was wrong.
+
+        Raises InvalidValue for arguments that make no sense, LoaderNotInstalled without the extra, KeyboardInterrupt,
+        and BrokenPipeError where nobody reads; by then everything is closed.
+        """
         settings = _settings(arguments)
         screen = screens.choose(silent=arguments.json)
         report: Report | None = None
+        stopped: BaseException | None = None
         try:
             report = trio.run(_demonstrate, settings, screen)
-        except* KeyboardInterrupt:
-            print("interrupted: the engine was closed in order; there is no verdict", file=sys.stderr)
+        except* (KeyboardInterrupt, BrokenPipeError) as group:
+            stopped = _first(group)  # out of the nurseries' groups, for whoever waits for a bare Ctrl-C
         if report is None:
-            return _INTERRUPTED
+            raise stopped or KeyboardInterrupt
         return _show(report, screen, as_json=arguments.json)
 
 
@@ -92,12 +94,15 @@ async def perform(
     ledger = WitnessLoader.ledger = Ledger()
     played: list[ActRow] = []
     async with open_engine(repository=repository.root) as engine, engine.events() as events:
-        await engine.load(MODEL, LINEAR)
         traffic = Traffic(engine, held_out, settings.clients)
         stage = Stage(engine, traffic, ledger, repository)
         screen.follow(traffic)
         try:
-            await _play_all(stage, acts, settings.window_s, screen, played)
+            opened = await _play(stage, 0, OPENING)
+            if opened.ok:
+                await _play_all(stage, acts, settings.window_s, screen, played)
+            else:
+                played.append(opened)
             await _until_no_load_hangs(engine, events)
             at_end = AtEnd(engine.audit(), engine.statistics().stuck_loads)
         finally:
@@ -147,16 +152,15 @@ async def _play_all(stage: Stage, acts: Sequence[Act], window_s: float, screen: 
 
 async def _play(stage: Stage, number: int, act: Act) -> ActRow:
     """Play an act; whatever goes wrong in it is how it went."""
-    wrong: list[str] = []
-    said = ""
+    said = wrong = ""
     try:
         with trio.fail_after(ACT_S):
             said = await act.play(stage)
     except* trio.TooSlowError:
-        wrong.append(f"it took longer than {ACT_S:g} s")
+        wrong = f"it took longer than {ACT_S:g} s"
     except* (ActFailed, ChangeoverError) as group:
-        wrong += [str(error) for error in _leaves(group)]
-    return ActRow(number, act.title, not wrong, "; ".join(wrong) or said)
+        wrong = str(_first(group)) or type(_first(group)).__name__
+    return ActRow(number, act.title, not wrong, wrong or said)
 
 
 async def _rest(traffic: Traffic, window_s: float) -> None:
@@ -176,13 +180,9 @@ async def _until_no_load_hangs(engine: Engine, events: Events) -> None:
             await anext(events)
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> Generator[BaseException]:
-    """Yield the errors in a group of groups."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _first(error: BaseException) -> BaseException:
+    """Return the first error in a group of groups."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - narrowing loses the group's type
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

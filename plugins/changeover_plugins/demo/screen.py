@@ -206,9 +206,18 @@ def _rich_table(table: Table) -> RenderableType:
     from rich import box
     from rich.table import Table as RichTable
 
-    shown = RichTable(title=table.title, caption=table.note or None, box=box.SIMPLE_HEAD, title_justify="left")
+    shown = RichTable(
+        title=table.title,
+        caption=table.note or None,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+    )
     for number, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if number < table.words else "right")
+        words = number < table.words
+        shown.add_column(name, justify="left" if words else "right", no_wrap=words)
     for row in table.rows:
         shown.add_row(*map(_escape, row))
     return shown

@@ -47,13 +47,13 @@ def _requests(report: Report) -> Table:
 
 
 def _references(report: Report) -> Table:
-    rows = [(row.version, row.kind, *map(_count, _references_of(row))) for row in report.versions]
+    rows = [(row.version, *map(_count, _references_of(row))) for row in report.versions]
     sums = [sum(column) for column in zip(*map(_references_of, report.versions), strict=True)]
     return Table(
         "References (the engine's count) and models (a witness's count)",
-        ("version", "what it is", "acquired", "released", "held", "loaded", "closed", "used after close"),
-        (*rows, ("all", "", *map(_count, sums))),
-        words=2,
+        ("version", "acquired", "released", "held", "loaded", "closed", "used after close"),
+        (*rows, ("all", *map(_count, sums))),
+        words=1,
     )
 
 
@@ -66,11 +66,11 @@ def _latencies(report: Report) -> Table:
     rest_p99_ms = report.rest_p99_ms
     ratios = [window.p99_ms / rest_p99_ms for window in report.windows if window.at_rest]
     return Table(
-        "Latency, in windows at rest and in one around each act",
-        ("window", "answered", "a second", "p50 ms", "p99 ms", "p99 / rest", "most ms", "order ms", "p99 in it"),
+        "Latency in ms: windows at rest, and one around each act; the order itself, and p99 in its time alone",
+        ("window", "answered", "p50", "p99", "p99/rest", "most", "order", "p99 in it"),
         tuple(_window_cells(report.windows, rest_p99_ms)),
         words=1,
-        note=f"Rest is the median window at rest; the p99 of the others is {min(ratios):.2f} to {max(ratios):.2f} of its."
+        note=f"Rest is the median window at rest; the p99 of those is {min(ratios):.2f} to {max(ratios):.2f} of its."
         if ratios
         else "",
     )
@@ -81,13 +81,12 @@ def _window_cells(windows: Iterable[WindowRow], rest_p99_ms: float) -> Iterable[
         yield (
             window.name,
             _count(window.answered),
-            _count(round(window.answered / window.duration_s)),
             f"{window.p50_ms:.2f}",
             f"{window.p99_ms:.2f}",
             f"{window.p99_ms / rest_p99_ms:.2f}",
             f"{window.max_ms:.1f}",
-            "-" if window.order_s is None else f"{window.order_s * 1000:,.0f}",
-            "-" if window.order_p99_ms is None else f"{window.order_p99_ms:.2f}",
+            "" if window.order_s is None else f"{window.order_s * 1000:,.0f}",
+            "" if window.order_p99_ms is None else f"{window.order_p99_ms:.2f}",
         )
 
 

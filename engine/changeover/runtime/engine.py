@@ -63,6 +63,8 @@ class _Running(Engine):
         for version in self._versions.values():
             if version.loaded is not None:
                 version.post(DrainOrder(Drain(0)))  # whoever still waits for holders waits no longer
+        for saga in self._sagas.values():
+            saga.expose()
         await self._saga_supervisor.stop()
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):

@@ -85,7 +85,10 @@ class Saga:
         self._book = Logbook(operation, world.ports, world.bus, world.journal)
         self._progress = Progress()
         self._turned: Turn | None = None
+        self._exposed = False
         self._scope = trio.CancelScope()
+        self._shield = trio.CancelScope(shield=True)
+        self._close_by_s: float | None = None
         self._cause: Exception | None = None
         self._load: LoadOrder | None = None
         self._called_off: CalledOff | None = None
@@ -127,6 +130,11 @@ class Saga:
         self._turned = end
         self._scope.cancel()
 
+    def expose(self) -> None:
+        """Let the end of the engine cancel even what is being undone: it hangs, and nobody will wait for it."""
+        self._exposed = True
+        self._shield.shield = False
+
     async def run(self) -> None:
         """Be the task: step after step, forward or back, until the plan says that it is over."""
         try:
@@ -145,7 +153,7 @@ class Saga:
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):
             return await self._run_step(command.step)
-        with trio.CancelScope(shield=True):
+        with self._protected():
             return await self._compensate(command.step)
         raise AssertionError("nothing cancels this scope")
 
@@ -202,7 +210,7 @@ class Saga:
 
     async def _finish(self, state: SwapState) -> None:
         """Write the end down, then make it known."""
-        with trio.CancelScope(shield=True):
+        with self._protected():
             try:
                 await self._book.write(self._progress.step, forward=self._progress.forward, end=state)
             except Exception as error:  # noqa: BLE001 - what happened has happened; it is reported
@@ -294,10 +302,7 @@ class Saga:
 
     async def _unload_old(self) -> bool:
         assert self._drain is not None
-        with trio.move_on_after(self.swap.timeouts.unload_s) as scope:
-            await self._drain.closed.wait()
-        if scope.cancelled_caught:
-            raise NotReady(f"close() of {self.swap.old} did not return within {self.swap.timeouts.unload_s:g} s")
+        await self._closed(self._drain, self.swap.old)
         self._book.update(old_unloaded=True)
         return False
 
@@ -323,7 +328,7 @@ class Saga:
         new = self._world.version(self.swap.new)
         if self._world.router.active(self.swap.new.model) == self.swap.new.version:
             raise NotReady(f"{self.swap.new} has the traffic, and no other version could take it")
-        if self._load is not None and self._load.began and new.state is VersionState.READY and self._undo is None:
+        if self._load is not None and self._load.began and self._undo is None:
             self._undo = DrainOrder(Drain(self.swap.drain.deadline_s))
             new.post(self._undo)
 
@@ -335,7 +340,7 @@ class Saga:
         try:
             outcome = await self._undo.outcome.wait()
             if outcome.result == "drained":
-                await self._undo.closed.wait()
+                await self._closed(self._undo, self.swap.new)
         except VersionNotLoaded:
             return  # it went away by itself
 
@@ -354,6 +359,20 @@ class Saga:
             return
 
     # --- small things ---
+
+    def _protected(self) -> trio.CancelScope:
+        """Return a scope that nothing cancels from outside, unless the end of the engine has to."""
+        self._shield = trio.CancelScope(shield=not self._exposed)
+        return self._shield
+
+    async def _closed(self, order: DrainOrder, key: VersionKey) -> None:
+        """Wait until a model is closed, for `unload_s` in all, however often it is asked; raises `NotReady`."""
+        limit_s = self.swap.timeouts.unload_s
+        self._close_by_s = self._close_by_s or self._now() + limit_s
+        with trio.move_on_after(max(0.0, self._close_by_s - self._now())) as scope:
+            await order.closed.wait()
+        if scope.cancelled_caught:
+            raise NotReady(f"close() of {key} did not return within {limit_s:g} s")
 
     def _may_take_slot(self) -> bool:
         """Return whether no younger swap of the model has begun, or moved the traffic on."""

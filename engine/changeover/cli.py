@@ -40,7 +40,7 @@ class Command(Protocol):
         ...
 
 
-class _Unavailable(ChangeoverError):
+class _Unavailable(Exception):
     """There is no such command, or it cannot be imported."""
 
 
@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return argparse's help, with the commands behind it."""
-        return super().format_help() + "\n" + _listing(installed())
+        return super().format_help() + "\n" + _listing(_installed())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _FAILED
 
 
-def installed() -> dict[str, EntryPoint]:
+def _installed() -> dict[str, EntryPoint]:
     """Return the entry point of every installed command by name, in order."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
-def find(name: str, points: Mapping[str, EntryPoint]) -> Command:
-    """Return a command by name; raises a `ChangeoverError` that says what to type or to install instead."""
+def _find(name: str, points: Mapping[str, EntryPoint]) -> Command:
+    """Return a command by name; raises `_Unavailable`, which says what to type or to install instead."""
     point = points.get(name)
     if point is None:
         close = difflib.get_close_matches(name, points, n=1)
@@ -101,7 +101,7 @@ def find(name: str, points: Mapping[str, EntryPoint]) -> Command:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    command = find(name, installed())
+    command = _find(name, _installed())
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=command.help)
     command.configure(parser)
     return command.run(parser.parse_args(arguments))
@@ -116,8 +116,8 @@ def _listing(points: Mapping[str, EntryPoint]) -> str:
 
 def _help(name: str, points: Mapping[str, EntryPoint]) -> str:
     try:
-        return find(name, points).help
-    except ChangeoverError as error:
+        return _find(name, points).help
+    except (_Unavailable, ChangeoverError) as error:
         return f"({error})"
 
 
@@ -130,6 +130,6 @@ def _advice(point: EntryPoint) -> str:
     return f'install what it needs with: pip install "{wanted}"'
 
 
-def _complain(error: ChangeoverError, status: int) -> int:
+def _complain(error: Exception, status: int) -> int:
     print(f"{PROGRAM}: {error}", file=sys.stderr)
     return status

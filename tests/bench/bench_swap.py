@@ -57,7 +57,7 @@ class Seen:
 
 def bench(quick: bool) -> list[Figure]:
     """Return the figures of the swap."""
-    swaps, pairs = (10, 5) if quick else (100, 40)
+    swaps, pairs = (10, 5) if quick else (100, 60)
     with tempfile.TemporaryDirectory() as folder:
         images = write_repository(Path(folder)).images
         return [f for way in WAYS for f in trio.run(_bench, Path(folder), images, way, swaps, pairs)]

@@ -26,7 +26,7 @@ class Greet:
         parser.add_argument("--status", type=int, default=0)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        print(f"hello {arguments.name}")
+        sys.stdout.write(f"hello {arguments.name}\n")
         return arguments.status
 
 

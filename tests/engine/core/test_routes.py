@@ -19,7 +19,7 @@ VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 
 EVENTS = st.one_of(
     st.builds(VersionReady, MODELS, VERSIONS),
-    st.builds(VersionGone, MODELS, VERSIONS),
+    st.builds(VersionGone, MODELS, VERSIONS, st.none() | VERSIONS),
     st.builds(Shifted, st.dictionaries(MODELS, VERSIONS)),
 )
 
@@ -110,20 +110,31 @@ def test_a_shift_flips_all_its_models_in_one_snapshot(snapshot: Snapshot, to: di
     assert after.serial - snapshot.serial in (0, 1)
 
 
-@given(snapshot=SNAPSHOTS, model=MODELS, version=VERSIONS)
-def test_a_version_that_goes_leaves_its_traffic_to_the_others(snapshot: Snapshot, model: str, version: str) -> None:
-    """The others keep their order and their proportions; without others the model has no route."""
-    after = decide(snapshot, VersionGone(model, version))
-    before = snapshot.routes.get(model, Route(()))
-    others = [share for share in before.shares if share.version != version]
+@given(snapshot=SNAPSHOTS, gone=st.builds(VersionGone, MODELS, VERSIONS, st.none() | VERSIONS))
+def test_a_version_that_goes_leaves_its_traffic_to_the_others(snapshot: Snapshot, gone: VersionGone) -> None:
+    """The others keep their order and their proportions; without others the fallback has it all, or nobody has."""
+    assume(gone.fallback != gone.version)
+    after = decide(snapshot, gone)
+    before = snapshot.routes.get(gone.model)
+    others = [share for share in before.shares if share.version != gone.version] if before else []
     if not others:
-        assert model not in after.routes
+        heir = gone.fallback if before else None
+        assert after.routes.get(gone.model) == (Route((Share(heir, 1.0),)) if heir else None)
         return
-    shares = after.routes[model].shares
+    shares = after.routes[gone.model].shares
     assert [share.version for share in shares] == [share.version for share in others]
-    assert after.routes[model].share_of(version) == 0.0
     for new, old in zip(shares, others, strict=True):
         assert math.isclose(new.weight * others[0].weight, shares[0].weight * old.weight, rel_tol=1e-9)
+
+
+def test_a_fallback_gets_only_what_the_last_version_had() -> None:
+    """In one step the traffic goes from the last version to its fallback; a model without traffic gets none by it."""
+    snapshot = decide(Snapshot(), VersionReady("a", "1"))
+    after = decide(snapshot, VersionGone("a", "1", fallback="2"))
+    assert after.routes["a"] == Route((Share("2", 1.0),))
+    assert after.serial == snapshot.serial + 1
+    assert decide(snapshot, VersionGone("b", "1", fallback="2")) is snapshot
+    assert decide(snapshot, VersionGone("a", "3", fallback="2")) is snapshot
 
 
 def test_the_last_version_takes_its_model_with_it() -> None:

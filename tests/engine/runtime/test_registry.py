@@ -119,7 +119,9 @@ def test_settings_are_the_fields_of_a_spec(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", ["allow_code = true", 'model = "other"', 'version = "9"', "warmup = []", "nonsense = 1"])
+@pytest.mark.parametrize(
+    "field", ["allow_code = true", 'model = "other"', 'version = "9"', "warmup = []", "nonsense = 1"]
+)
 def test_a_file_cannot_say_who_it_is_nor_that_its_code_may_run(tmp_path: Path, field: str) -> None:
     """Fields that only code may set, and fields that do not exist, are refused by name."""
     put(tmp_path, toml=field, model_onnx="x")

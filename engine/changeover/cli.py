@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Protocol
 
-from changeover.errors import ChangeoverError, LoaderNotInstalled
+from changeover.errors import ChangeoverError, CommandNotAvailable, LoaderNotInstalled
 
 GROUP = "changeover.commands"
 """The entry point group in which commands are found; each entry point is a `Command`."""
@@ -40,10 +40,6 @@ class Command(Protocol):
         ...
 
 
-class _Unavailable(Exception):
-    """There is no such command, or it cannot be imported."""
-
-
 class _Parser(argparse.ArgumentParser):
     """The parser of `changeover` itself; it imports the commands only where help is asked for."""
 
@@ -67,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE
     try:
         return _run(given.command, given.arguments)
-    except (_Unavailable, LoaderNotInstalled) as error:
+    except (CommandNotAvailable, LoaderNotInstalled) as error:
         return _complain(error, _USAGE)
     except ChangeoverError as error:
         return _complain(error, _FAILED)
@@ -85,18 +81,18 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _find(name: str, points: Mapping[str, EntryPoint]) -> Command:
-    """Return a command by name; raises `_Unavailable`, which says what to type or to install instead."""
+    """Return a command by name; raises `CommandNotAvailable`, which says what to type or to install instead."""
     point = points.get(name)
     if point is None:
         close = difflib.get_close_matches(name, points, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise _Unavailable(f"there is no command {name!r}; {hint}installed are: {', '.join(points) or 'none'}")
+        raise CommandNotAvailable(f"there is no command {name!r}; {hint}installed are: {', '.join(points) or 'none'}")
     try:
         command: Command = point.load()
     except ChangeoverError:
         raise
     except Exception as error:  # whatever a package does when it is imported, the other commands must go on working
-        raise _Unavailable(f"the command {name!r} cannot be used: {error}; {_advice(point)}") from error
+        raise CommandNotAvailable(f"the command {name!r} cannot be used: {error}; {_advice(point)}") from error
     return command
 
 
@@ -117,7 +113,7 @@ def _listing(points: Mapping[str, EntryPoint]) -> str:
 def _help(name: str, points: Mapping[str, EntryPoint]) -> str:
     try:
         return _find(name, points).help
-    except (_Unavailable, ChangeoverError) as error:
+    except (CommandNotAvailable, ChangeoverError) as error:
         return f"({error})"
 
 

@@ -72,6 +72,10 @@ class LoaderNotInstalled(CallerError):
     """No loader of this name is installed, or what it needs is missing."""
 
 
+class CommandNotAvailable(CallerError):
+    """There is no such command, or it cannot be imported."""
+
+
 class SwapNotAllowed(CallerError):
     """A swap or rollback that makes no sense: to itself, from what is not active, of what did not happen."""
 

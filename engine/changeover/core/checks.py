@@ -6,6 +6,7 @@ Owns no state; raises `InvalidValue` and nothing else.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from changeover.errors import InvalidValue
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
+_FLOAT_MAX = sys.float_info.max
+"""There are larger whole numbers, and none of them is a duration."""
+
 _NAME_PUNCTUATION = frozenset("._-+")
 
 
@@ -22,10 +26,11 @@ def seconds(name: str, value: object, *, zero: bool = True) -> float:
     """Return `value` as seconds; raises `InvalidValue` for NaN, infinity, a negative number or no number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidValue(f"{name} must be a number of seconds, not {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    number = float(value) if abs(value) < _FLOAT_MAX else math.inf
+    if not math.isfinite(number) or value < 0 or (value == 0 and not zero):
         least = "at least 0" if zero else "above 0"
         raise InvalidValue(f"{name} must be a finite number of seconds {least}, not {value!r}")
-    return float(value)
+    return number
 
 
 def count(name: str, value: object, *, least: int = 1) -> int:

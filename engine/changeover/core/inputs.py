@@ -26,10 +26,9 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Any], key: VersionKe
         _raise_for_names(signature, inputs, key)
     rows: int | None = None
     for spec in signature.inputs:
-        array = inputs.get(spec.name)
-        if array is None:
+        if spec.name not in inputs:
             _raise_for_names(signature, inputs, key)
-        batch = _check_array(spec, array, key)
+        batch = _check_array(spec, inputs[spec.name], key)
         if batch is not None and rows is not None and batch != rows:
             raise InvalidInput(_text(key, f"input {spec.name!r} has {batch} rows where another input has {rows}"))
         rows = rows if batch is None else batch

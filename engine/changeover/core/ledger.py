@@ -98,15 +98,19 @@ class Account:
 
         The reference is a fresh number, or the caller's own request id where `use` names one. Raises `AlreadyHeld`.
         """
-        ref = next(self._acquires) if use[2] is None else self._named(use, use[2])
-        self.held[ref] = use  # announce ...
+        ref: RefId
+        if use[2] is None:
+            ref = next(self._acquires)
+            self.held[ref] = use  # announce ...
+        else:
+            ref = self._named(use, use[2])
         if self.open:  # ... then look: in the other order a drain could see zero in between
             return ref
         self._drop(ref)
         return None
 
     def _named(self, use: Use, ref: str) -> str:
-        """Claim the caller's own id, which nobody else may hold."""
+        """Announce under the caller's own id, which nobody else may hold."""
         if self.held.setdefault(ref, use) is not use:
             raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
         next(self._acquires)
@@ -173,7 +177,8 @@ class Account:
 
     def _drop(self, ref: RefId) -> None:
         """Take an announcement back, as one who has released."""
-        del self.held[ref]
+        if self.held.pop(ref, None) is None:
+            return  # a caller's own id: somebody released it while it was being taken
         next(self._releases)
         if self._watchers and not self.held:
             self._call_watchers()
@@ -215,6 +220,6 @@ class RecordingAccount(Account):
             super().release(ref)
 
     def _drop(self, ref: RefId) -> None:
-        self.log.append(Acquire(ref, self.held[ref][0]))
+        self.log.append(Acquire(ref, self.held[ref][0]))  # nobody releases it meanwhile: the lock is held
         self.log.append(Release(ref))
         super()._drop(ref)

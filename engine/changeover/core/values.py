@@ -19,6 +19,8 @@ from changeover.errors import InvalidValue
 
 def as_data(data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Return warm-up data as a tuple of mappings; a single mapping is one request. Raises `InvalidValue`."""
+    if not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidValue(f"warm-up data must be mappings of names to arrays, not {data!r}")
     single = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else None
     several = (single,) if single is not None else tuple(cast("Iterable[Mapping[str, Any]]", data))
     for inputs in several:

@@ -67,7 +67,8 @@ def _is_map(value: object) -> TypeGuard[dict[Any, Any]]:
 
 
 def _build(fields: dict[Any, Any]) -> JournalRecord:
-    if (version := fields.pop("v", None)) != VERSION:
+    version = fields.pop("v", None)
+    if type(version) is not int or version != VERSION:
         raise BadRecord(f"a record of version {version!r}; this engine reads version {VERSION}")
     wanted = {field.name for field in attrs.fields(JournalRecord)}
     if fields.keys() != wanted:

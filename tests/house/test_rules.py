@@ -78,7 +78,7 @@ GOOD: list[tuple[Rule, str, str]] = [
     (rules.no_pickle, PLUGIN, "def f(np, path):\n    return np.load(path, allow_pickle=False)"),
     (rules.plugins_use_the_door, PLUGIN, "import changeover\nfrom changeover.errors import LoadFailed"),
     (rules.nursery_parameters_named, RUNTIME, "def start_in(nursery: trio.Nursery): ..."),
-    (rules.nurseries_in_three_places, "engine/changeover/runtime/version.py", "trio.open_nursery()"),
+    (rules.nurseries_in_three_places, "engine/changeover/runtime/actor.py", "trio.open_nursery()"),
     (rules.short_functions, RUNTIME, "def f():\n" + "    x = 1\n" * 69),
     (rules.short_modules, RUNTIME, '"""A header."""\n' * 400),
     (rules.header, RUNTIME, '"""One.\n\nTwo\nthree\nfour.\n"""'),

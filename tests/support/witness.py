@@ -60,7 +60,7 @@ class Witness(trio.abc.Instrument):
         def watched_close(loaded: LoadedModel) -> None:
             if loaded.account.held:
                 witness.wrong(f"{loaded.key} was closed while {loaded.account.holders(0.0)} held it")
-            if loaded.account.open:
+            if witness.engine._router._open.get(loaded.key) is loaded.account:
                 witness.wrong(f"{loaded.key} was closed while it could be pinned")
             close(loaded)
 

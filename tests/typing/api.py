@@ -165,6 +165,7 @@ async def swapping(engine: Engine) -> None:
         timeouts=Timeouts(load_s=10.0, unload_s=5.0),
     )
     assert_type(full.state, SwapState)
+    assert_type(await engine.wait_for_swap(full.id), SwapOperation)
     assert_type(await engine.rollback(full.id), SwapOperation)
 
 

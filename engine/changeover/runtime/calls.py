@@ -213,7 +213,8 @@ class Engine(EngineBase):
     ) -> str:
         """Begin a swap and return its id at once; `swap_status` and `events` tell how it goes.
 
-        Raises `ModelNotRegistered`, `SwapNotAllowed` and `SwapInProgress`, and then nothing has begun.
+        `wait_for_swap` waits for its end. Raises `ModelNotRegistered`, `SwapNotAllowed` and `SwapInProgress`, and then
+        nothing has begun.
         """
         if on_busy != "refuse":
             raise InvalidValue(f'on_busy must be "refuse", not {on_busy!r} ("queue" and "supersede" are planned)')
@@ -221,6 +222,13 @@ class Engine(EngineBase):
         old = self._swap_from(new, from_)
         del plan  # at once is the only plan there is yet, and `Shift` has checked itself
         return self._start_saga(old, new, drain or Drain(), timeouts or Timeouts(), None).swap.id
+
+    async def wait_for_swap(self, swap_id: str) -> SwapOperation:
+        """Return a swap once it is completed, or raise what `swap` would have raised.
+
+        Cancelled, the swap goes on. Raises `SwapNotFound`, `SwapFailed` and `SwapRolledBack`.
+        """
+        return await self._saga(swap_id).ended.wait()
 
     async def rollback(self, swap_id: str) -> SwapOperation:
         """Take a swap back: turn it round while it runs, or swap back after it; return the operation that did.

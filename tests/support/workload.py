@@ -110,8 +110,8 @@ def version_plans(*, faults: bool) -> st.SearchStrategy[VersionPlan]:
     """Draw how a version behaves."""
     return st.builds(
         VersionPlan,
-        load_s=moments(3),
-        warm_s=st.none() | moments(2),
+        load_s=moments(2) | st.just(6.0) if faults else moments(2),
+        warm_s=st.none() | moments(1.5),
         predict_s=moments(1),
         close_s=moments(2),
         workers=st.integers(1, 2),
@@ -158,7 +158,7 @@ def orders(draw: st.DrawFn, models: tuple[ModelPlan, ...], *, faults: bool, most
         at_s=draw(moments(most_s)),
         model=model.name,
         kind=draw(st.sampled_from(["swap", "swap", "swap", "rollback", "rollback", "load", "ensure", "unload", "warm"])),
-        version=draw(st.sampled_from(model.keys())),
+        version=draw(st.sampled_from([*model.keys(), *model.keys()[1:]])),
         deadline_s=draw(st.sampled_from([30.0, 30.0, 1.0, 0.0])),
         patience_s=draw(st.sampled_from([None, None, 0.0, 0.25, 1.0])) if faults else None,
     )
@@ -171,8 +171,8 @@ def plans(draw: st.DrawFn, *, faults: bool, models_most: int = 2, most_s: float 
     models = tuple(draw(model_plans(name, faults=faults)) for name in names)
     return Plan(
         models,
-        tuple(draw(st.lists(asks(names, faults=faults, most_s=most_s), min_size=5, max_size=40))),
-        tuple(draw(st.lists(orders(models, faults=faults, most_s=most_s), min_size=1, max_size=12))),
+        tuple(draw(st.lists(asks(names, faults=faults, most_s=most_s), min_size=20, max_size=50))),
+        tuple(draw(st.lists(orders(models, faults=faults, most_s=most_s), min_size=4, max_size=12))),
         ends_s=draw(st.none() | moments(most_s)) if faults else None,
         seed=draw(st.integers(0, 3)),
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import re
 import string
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from changeover.core.checks import Validator, count, is_count, is_one_of, is_seconds, is_type, is_word, seconds, word
@@ -56,6 +57,8 @@ def test_seconds_refuses_zero_where_it_makes_no_sense() -> None:
 
 
 @given(value=st.floats(0, allow_infinity=False) | st.integers(0, 10**300))
+@example(value=sys.float_info.max)
+@example(value=5e-324)
 def test_seconds_returns_a_float(value: float) -> None:
     """A good time comes back as the same number, as a float."""
     checked = seconds("the_field", value)

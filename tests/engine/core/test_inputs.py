@@ -91,6 +91,12 @@ def test_without_a_batch_dimension_there_is_one_row(array: Make) -> None:
     assert check_inputs(signature, {"x": array("float32", 0, 4)}, KEY) == 1
 
 
+def test_only_the_first_dimension_is_a_batch(array: Make) -> None:
+    """A dimension called batch that does not come first is a free one like others."""
+    signature = Signature(inputs=(TensorSpec("x", "float32", (4, BATCH)),))
+    assert check_inputs(signature, {"x": array("float32", 4, 9)}, KEY) == 1
+
+
 def test_an_empty_dtype_accepts_any(array: Make) -> None:
     """Where the signature names no dtype every dtype fits."""
     signature = Signature(inputs=(TensorSpec("x", "", (BATCH,)),))

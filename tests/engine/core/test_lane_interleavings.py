@@ -154,9 +154,12 @@ PROGRAMS: dict[str, Make] = {
     "two offers and a worker": world(offer(0, 1), World.work, rows=(1, 1)),
     "two offers and a worker that waits for both": world(offer(0, 1), World.work, batching=PAIR, rows=(1, 1)),
     "a long offer and a worker that waits for a batch": world(offer(0), World.work, batching=PAIR, rows=(2,)),
+    "a long offer fills the batch that a worker waits for": world(
+        offer(0, 1), World.work, batching=Batching(max_batch=3, max_delay_s=1.0), rows=(1, 2)
+    ),
     "a withdrawal and a worker": world(offer_and_leave(0), World.work),
     "an offer and a close": world(offer(0), World.close),
-    "a worker and a halt": world(World.work, lambda it: (it.offer(0), it.halt(), it.close())),
+    "a worker and a halt": world(World.work, lambda it: (it.offer(0), it.halt())),
     "a worker and a close": world(World.work, lambda it: (it.offer(0), it.close())),
     "three offers into a lane for two": world(offer(0, 1), offer(2), limit=2, rows=(1, 1, 1)),
 }

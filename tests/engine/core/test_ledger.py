@@ -207,16 +207,19 @@ def test_a_watcher_that_was_forgotten_is_not_called(account: Account) -> None:
     account.unwatch(Watcher())
 
 
-def test_a_watcher_may_take_a_reference(account: Account) -> None:
-    """A watcher that uses the account from within a release finds it as if it had been released."""
+def test_a_watcher_finds_the_release_done(account: Account) -> None:
+    """A watcher that looks from within the last release finds it counted, and may take a reference."""
     found: list[Balance] = []
 
     def watcher() -> None:
         found.append(account.balance())
         account.acquire(use(name="from within"))
 
+    ref = account.acquire(use())
+    assert ref is not None
     account.watch(watcher)
-    assert found == [Balance(0, 0, 0)]
+    account.release(ref)
+    assert found == [Balance(acquired=1, released=1, held=0)]
     assert list(account.held) == ["from within"]
 
 

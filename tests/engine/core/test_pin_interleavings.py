@@ -60,8 +60,16 @@ class World:
 
     def request(self, version: str | None = None) -> None:
         """Pin, use, release."""
+        self.use(self.router.pin, version)
+
+    def request_slowly(self) -> None:
+        """Pin on the way that a request takes where the traffic is split."""
+        self.use(self.router._pin_slowly, None)
+
+    def use(self, pin: Callable[[Use, str, str | None], tuple[Account, RefId]], version: str | None) -> None:
+        """Pin, use, release, and look at what was pinned."""
         swapped = self.swapped
-        account, ref = self.router.pin(USE, "m", version)
+        account, ref = pin(USE, "m", version)
         loaded: Loaded = account.owner
         if loaded.closed:
             self.wrong.append(f"{loaded.key} was pinned after its close")
@@ -165,6 +173,12 @@ def test_a_request_while_all_versions_leave_is_held_or_refused(explorer: Explore
 def test_a_request_is_not_refused_while_another_version_takes_requests(explorer: Explorer) -> None:
     """A pin that races the end of the active version finds the other one, which takes requests all the time."""
     assert explorer.explore(world(World.request, drain_active, closed={"1": 1}), preemptions=2) > 1_000
+
+
+@pytest.mark.parametrize("leave", [World.swap, drain_active])
+def test_the_slow_way_always_finds_a_version_too(explorer: Explorer, leave: Callable[[World], None]) -> None:
+    """A pin that draws its version finds one as well, while another one takes over by a swap or by itself."""
+    assert explorer.explore(world(World.request_slowly, leave, closed={"1": 1}), preemptions=2) > 1_000
 
 
 def test_two_requests_during_a_swap(explorer: Explorer) -> None:

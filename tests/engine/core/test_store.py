@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from changeover.core.store import Store
 
 KEYS = st.sampled_from("abcdef")
-SIZES = st.integers(-2, 60)
+SIZES = st.sampled_from([-1, 0, 1, 20, 40, 50]) | st.integers(-2, 60)
 
 
 @attrs.define
@@ -145,6 +145,12 @@ def test_who_is_busy_or_pinned_stays() -> None:
     assert store.victims(70, idle=everything) == (0, 1)
     assert store.victims(71, idle=everything) is None
     assert store.victims(101, idle=everything) is None
+
+
+def test_who_has_nothing_need_not_go() -> None:
+    """A reservation of no bytes makes no room, so it stays, however old it is."""
+    store = filled(0, 60, 0, 40)
+    assert store.victims(70, idle=everything) == (1, 3)
 
 
 def test_asking_for_victims_changes_nothing() -> None:

@@ -166,6 +166,15 @@ def test_another_version_is_a_bad_record(version: Any) -> None:
         decode(packed(v=version))
 
 
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "v"])
+@pytest.mark.parametrize("value", [None, 0, 1, 1.5, True, "shift", b"shift", [], ["a"], {}, {"a": 1}])
+def test_a_field_of_another_plain_type_is_a_bad_record(name: str, value: Any) -> None:
+    """No field takes a value of another type for its own: no number for a boolean, no whole number for a time."""
+    if type(value) is not type(FIELDS[name]):
+        with pytest.raises(BadRecord):
+            decode(packed(**{name: value}))
+
+
 @given(name=st.sampled_from(sorted(FIELDS.keys() - {"v"})), value=ANYTHING)
 def test_a_field_of_the_wrong_type_is_a_bad_record(name: str, value: Any) -> None:
     """A field whose value has another type than it was written with makes no record."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,7 +24,8 @@ from changeover_plugins.demo.digits import write_repository
 
 P99_MOST = 1.1
 FIRST_ANSWER_MOST_S = 0.05
-WINDOW_S = 0.5
+WINDOWS_S = (1.0, 0.5)
+"""The lengths of the windows; the first is the one to go by: a shorter one makes more of the same swap."""
 BETWEEN_S = 0.05
 """The rest between two swaps that are not measured, so that traffic flows on both versions."""
 
@@ -40,12 +42,8 @@ WAYS: dict[str, Settings] = {
 class Seen:
     """What was measured of all swaps."""
 
-    swap_over_rest: list[float] = attrs.field(factory=list[float])
-    """p99 around a swap over p99 in the window at rest before it."""
-    rest_over_rest: list[float] = attrs.field(factory=list[float])
-    """p99 in that window over p99 in the one before."""
-    swap_p99_s: list[float] = attrs.field(factory=list[float])
-    rest_p99_s: list[float] = attrs.field(factory=list[float])
+    p99_s: dict[float, list[tuple[float, float, float]]] = attrs.field(factory=lambda: {w: [] for w in WINDOWS_S})
+    """By the length of the windows, the p99 of two at rest and of the one around the swap after them."""
     first_beyond_load_s: list[float] = attrs.field(factory=list[float])
     """From the call to the first answer of the new version, less the loader's own time."""
     load_s: list[float] = attrs.field(factory=list[float])
@@ -57,7 +55,7 @@ class Seen:
 
 def bench(quick: bool) -> list[Figure]:
     """Return the figures of the swap."""
-    swaps, pairs = (10, 5) if quick else (100, 60)
+    swaps, pairs = (10, 5) if quick else (100, 30)
     with tempfile.TemporaryDirectory() as folder:
         images = write_repository(Path(folder)).images
         return [f for way in WAYS for f in trio.run(_bench, Path(folder), images, way, swaps, pairs)]
@@ -75,7 +73,7 @@ async def _bench(folder: Path, images: Any, way: str, swaps: int, pairs: int) ->
             )  # fmt: skip
         await engine.load("digits", "1")
         async with under_traffic(engine, "digits", images) as traffic:
-            await trio.sleep(WINDOW_S)
+            await trio.sleep(WINDOWS_S[0])
             for turn in range(swaps):
                 to = "21"[turn % 2]
                 if turn < pairs:
@@ -113,37 +111,44 @@ async def _swap(engine: Engine, traffic: Traffic, to: str, seen: Seen) -> None:
 
 
 async def _swap_in_windows(engine: Engine, traffic: Traffic, to: str, seen: Seen) -> None:
-    """Let two windows of rest pass, then swap in the middle of a third one, and compare their p99."""
-    await trio.sleep(2.5 * WINDOW_S)
-    middle = perf_counter()
+    """Let two windows of rest pass, then swap in the middle of a third one, and take the p99 of all three."""
+    longest = WINDOWS_S[0]
+    await trio.sleep(2.5 * longest)
+    began = perf_counter()
     await _swap(engine, traffic, to, seen)
-    # Around the swap, so that a call that turns out slow does not move itself out of its window.
-    end = (middle + perf_counter()) / 2 + WINDOW_S / 2
-    await trio.sleep(end - perf_counter())
-    begin = end - 3 * WINDOW_S
-    windows = [traffic.latencies_s(begin + n * WINDOW_S, begin + (n + 1) * WINDOW_S) for n in range(3)]
-    first, rest, swap = (measure.percentile(window, 0.99) for window in windows)
-    seen.rest_over_rest.append(rest / first)
-    seen.swap_over_rest.append(swap / rest)
-    seen.rest_p99_s.append(rest)
-    seen.swap_p99_s.append(swap)
-    seen.longest_at_rest_s = max(seen.longest_at_rest_s, *windows[0], *windows[1])
-    fewest = min(map(len, windows))
-    seen.least = min(seen.least or fewest, fewest)
+    middle = (began + perf_counter()) / 2  # so that a swap that turns out slow lies in its window all the same
+    await trio.sleep(middle + longest / 2 - perf_counter())
+    for length in WINDOWS_S:
+        edges = [middle + (n - 2.5) * length for n in range(4)]
+        windows = [traffic.latencies_s(begin, end) for begin, end in pairwise(edges)]
+        first, rest, swap = (measure.percentile(window, 0.99) for window in windows)
+        seen.p99_s[length].append((first, rest, swap))
+        if length == longest:
+            seen.longest_at_rest_s = max(seen.longest_at_rest_s, *windows[0], *windows[1])
+            seen.least = min(seen.least or len(windows[0]), *map(len, windows))
 
 
 def _latencies(seen: Seen) -> list[Figure]:
-    ratio = Spread.of(seen.swap_over_rest)
-    samples = f"at least {seen.least:,} requests each"
-    return [
-        Figure(
-            f"  p99 around a swap / at rest, {len(ratio.values)} pairs of {WINDOW_S} s", f"at most {P99_MOST}",
-            ratio.text("x"), ratio.median <= P99_MOST,
-        ),
-        Figure(f"  p99 at rest / at rest, {samples}", "", Spread.of(seen.rest_over_rest).text("x")),
-        Figure("  p99 around a swap", "", Spread.of(seen.swap_p99_s).text("ms", scale=1e3)),
-        Figure("  p99 at rest", "", Spread.of(seen.rest_p99_s).text("ms", scale=1e3)),
-    ]  # fmt: skip
+    """Return p99 around the swaps over p99 at rest, beside one rest over the other."""
+    figures: list[Figure] = []
+    for length, triples in seen.p99_s.items():
+        first, rest, swap = ([triple[n] for triple in triples] for n in range(3))
+        ratio = Spread.ratio(swap, rest)
+        wanted = length == WINDOWS_S[0]
+        figures += [
+            Figure(
+                f"  p99 around a swap / at rest, {len(triples)} pairs of {length} s",
+                f"at most {P99_MOST}" if wanted else "", ratio.text("x"), ratio.median <= P99_MOST if wanted else None,
+            ),
+            Figure("  p99 at rest / at rest", "", Spread.ratio(rest, first).text("x")),
+        ]  # fmt: skip
+        if wanted:
+            figures += [
+                Figure("  p99 around a swap", "", Spread.of(swap).text("ms", scale=1e3)),
+                Figure("  p99 at rest", "", Spread.of(rest).text("ms", scale=1e3)),
+                Figure("  requests in the emptiest window", "", f"{seen.least:,}"),
+            ]
+    return figures
 
 
 def _first_answers(seen: Seen) -> list[Figure]:

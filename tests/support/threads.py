@@ -5,11 +5,14 @@ Owns no state; the bound is never reached where the test passes.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 30.0
+SWITCH_S = 1e-5
+"""How long a thread of a crowd runs before another one may: short, so that many orders of events are met."""
 
 
 def patient(event: threading.Event) -> bool:
@@ -23,6 +26,7 @@ class Crowd:
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
+        self._switch_s = sys.getswitchinterval()
 
     def add(self, work: Callable[..., Any], *args: Any) -> None:
         """Prepare a thread."""
@@ -37,6 +41,7 @@ class Crowd:
 
     def start(self) -> None:
         """Start them."""
+        sys.setswitchinterval(SWITCH_S)
         for thread in self._threads:
             thread.start()
 
@@ -45,5 +50,6 @@ class Crowd:
         for thread in self._threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), "a thread hangs"
+        sys.setswitchinterval(self._switch_s)
         if self._errors:
             raise self._errors[0]

@@ -27,8 +27,8 @@ class Witness(trio.abc.Instrument):
         self.queued_most: dict[Any, int] = {}
         self.admitted: dict[LoadedModel, list[int]] = {}
         """By model: the numbers of the requests in its lane, in the order of their admission."""
-        self.left: set[tuple[int, int]] = set()
-        """Model number and request number of what was withdrawn, or answered without being run."""
+        self.models: dict[LoadedModel, Any] = {}
+        """The object behind each of them."""
         self._look = look
         self._busy = False
 
@@ -36,26 +36,16 @@ class Witness(trio.abc.Instrument):
     def watching(self) -> Iterator[None]:
         """Watch for the block."""
         trio.lowlevel.add_instrument(self)
-        offer, close, withdraw = RequestLane.offer, LoadedModel.close, RequestLane.withdraw
-        close_lane = RequestLane.close
+        offer, close = RequestLane.offer, LoadedModel.close
         witness = self
 
         def watched_offer(lane: Any, request: Any) -> bool:
             admitted = offer(lane, request)
             if admitted:
-                witness.admitted.setdefault(request.account.owner, []).append(number_of(request))
+                loaded = request.account.owner
+                witness.admitted.setdefault(loaded, []).append(int(request.inputs["x"][0, 0]))
+                witness.models.setdefault(loaded, loaded._model)
             return admitted
-
-        def watched_withdraw(lane: Any, request: Any) -> bool:
-            out = withdraw(lane, request)
-            if out:
-                witness.left.add((request.account.owner.number, number_of(request)))
-            return out
-
-        def watched_close_lane(lane: Any) -> Any:
-            rest = close_lane(lane)
-            witness.left.update((request.account.owner.number, number_of(request)) for request in rest)
-            return rest
 
         def watched_close(loaded: LoadedModel) -> None:
             if loaded.account.held:
@@ -65,12 +55,10 @@ class Witness(trio.abc.Instrument):
             close(loaded)
 
         RequestLane.offer, LoadedModel.close = watched_offer, watched_close  # type: ignore[method-assign]
-        RequestLane.withdraw, RequestLane.close = watched_withdraw, watched_close_lane  # type: ignore[method-assign]
         try:
             yield
         finally:
             RequestLane.offer, LoadedModel.close = offer, close  # type: ignore[method-assign]
-            RequestLane.withdraw, RequestLane.close = withdraw, close_lane  # type: ignore[method-assign]
             trio.lowlevel.remove_instrument(self)
 
     def wrong(self, what: str) -> None:
@@ -96,11 +84,6 @@ class Witness(trio.abc.Instrument):
     def _look_at_queues(self) -> None:
         for loaded in self.engine._host.living():
             self.queued_most[loaded.key] = max(self.queued_most.get(loaded.key, 0), len(loaded.lane))
-
-
-def number_of(request: Any) -> int:
-    """Return the number that a workload gave a request."""
-    return int(request.inputs["x"][0, 0])
 
 
 # --- what to look at after each step --------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ import numpy as np
 import trio
 from hypothesis import strategies as st
 
-from changeover import Batching, Drain, Engine, SwapOperation
+from changeover import Audit, Batching, Drain, Engine, Statistics, SwapOperation
 from changeover.errors import ChangeoverError, SwapNotDone
 from changeover.plugin import Signature
 from changeover_sim import open_world
 from tests.support.models import BATCHED, UNCHECKED, Broken, Cast, ScriptedModel
-from tests.support.rig import Rig, open_rig, settle
+from tests.support.rig import Rig, open_rig, run_virtual, settle
 from tests.support.witness import Witness
 
 GOOD, BAD, POISON = 0.0, 1.0, 2.0
@@ -157,7 +157,9 @@ def orders(draw: st.DrawFn, models: tuple[ModelPlan, ...], *, faults: bool, most
     return Order(
         at_s=draw(moments(most_s)),
         model=model.name,
-        kind=draw(st.sampled_from(["swap", "swap", "swap", "rollback", "rollback", "load", "ensure", "unload", "warm"])),
+        kind=draw(
+            st.sampled_from(["swap", "swap", "swap", "rollback", "rollback", "load", "ensure", "unload", "warm"])
+        ),
         version=draw(st.sampled_from([*model.keys(), *model.keys()[1:]])),
         deadline_s=draw(st.sampled_from([30.0, 30.0, 1.0, 0.0])),
         patience_s=draw(st.sampled_from([None, None, 0.0, 0.25, 1.0])) if faults else None,
@@ -209,6 +211,9 @@ class Record:
     ordered: list[tuple[Order, str]]
     """Each order, and `done`, `cancelled` or the name of the error."""
     swaps: tuple[SwapOperation, ...] = ()
+    audit: Audit | None = None
+    """Taken when everything had come to rest."""
+    statistics: Statistics | None = None
     strangers: list[BaseException] = attrs.field(factory=list)
     """Errors that are none of ours."""
 
@@ -225,13 +230,24 @@ def numbers_of(made: ScriptedModel) -> list[int]:
 # --- playing --------------------------------------------------------------------------------------------------------
 
 
-async def run(plan: Plan, look: Callable[[Witness], None] | None = None) -> Record:
+def play(
+    plan: Plan, look: Callable[[Witness], None] | None = None, prepare: Callable[[Rig], object] | None = None
+) -> Record:
+    """Play a plan in a Trio run of its own; `prepare` is handed the rig before anything happens in it."""
+    return run_virtual(run, plan, look, prepare)
+
+
+async def run(
+    plan: Plan, look: Callable[[Witness], None] | None = None, prepare: Callable[[Rig], object] | None = None
+) -> Record:
     """Play a plan to its end; `look` is called after each step of each task."""
     cast = Cast()
     async with open_world(plan.seed) as world, trio.open_nursery() as nursery:
         async with open_rig(world=world, cast=cast, close_timeout_s=10.0, debug_references=True) as rig:
             witness = Witness(rig.engine, look)
             record = Record(plan, [], cast, rig.engine, witness, [])
+            if prepare is not None:
+                prepare(rig)
             with witness.watching():
                 await _open_models(rig, plan)
                 async with trio.open_nursery() as clients:
@@ -244,6 +260,7 @@ async def run(plan: Plan, look: Callable[[Witness], None] | None = None) -> Reco
         with witness.watching():
             await trio.sleep(200.0)
             await settle()
+        record.audit, record.statistics = rig.engine.audit(), rig.engine.statistics()
         nursery.cancel_scope.cancel()
     record.swaps = rig.engine.swaps(limit=1_000)
     return record

@@ -19,6 +19,8 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 _FLOAT_MAX = sys.float_info.max
 """There are larger whole numbers, and none of them is a duration."""
 
+_SHA256_DIGITS = 64
+_HEXADECIMAL = frozenset("0123456789abcdef")
 _NAME_PUNCTUATION = frozenset("._-+")
 
 
@@ -26,7 +28,7 @@ def seconds(name: str, value: object, *, zero: bool = True) -> float:
     """Return `value` as seconds; raises `InvalidValue` for NaN, infinity, a negative number or no number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidValue(f"{name} must be a number of seconds, not {value!r}")
-    number = float(value) if abs(value) < _FLOAT_MAX else math.inf
+    number = float(value) if abs(value) <= _FLOAT_MAX else math.inf
     if not math.isfinite(number) or value < 0 or (value == 0 and not zero):
         least = "at least 0" if zero else "above 0"
         raise InvalidValue(f"{name} must be a finite number of seconds {least}, not {value!r}")
@@ -42,10 +44,16 @@ def count(name: str, value: object, *, least: int = 1) -> int:
 
 def word(name: str, value: object) -> str:
     """Return `value` as a name fit for a folder and a log line; raises `InvalidValue` otherwise."""
-    if not isinstance(value, str) or not value:
-        raise InvalidValue(f"{name} must be a non-empty string, not {value!r}")
+    value = text(name, value)
     if not all(c.isalnum() or c in _NAME_PUNCTUATION for c in value) or value.startswith("."):
         raise InvalidValue(f"{name} may hold letters, digits and . _ - + and not begin with a dot, not {value!r}")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """Return `value` as a non-empty string; raises `InvalidValue` otherwise."""
+    if not isinstance(value, str) or not value:
+        raise InvalidValue(f"{name} must be a non-empty string, not {value!r}")
     return value
 
 
@@ -62,6 +70,18 @@ def is_count(least: int = 1) -> Validator:
 def is_word(_self: object, field: attrs.Attribute[Any], value: object) -> None:
     """Be the attrs validator of `word`."""
     word(field.name, value)
+
+
+def is_not_empty(_self: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Be an attrs validator that refuses the empty text."""
+    text(field.name, str(value))
+
+
+def is_sha256(_self: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Be an attrs validator of a SHA-256 digest in hexadecimal."""
+    digest = text(field.name, value).lower()
+    if len(digest) != _SHA256_DIGITS or not _HEXADECIMAL.issuperset(digest):
+        raise InvalidValue(f"{field.name} must be {_SHA256_DIGITS} hexadecimal digits, not {value!r}")
 
 
 def is_one_of(*allowed: str, later: str | None = None) -> Validator:

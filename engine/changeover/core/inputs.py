@@ -41,8 +41,12 @@ def _check_array(spec: TensorSpec, array: Any, key: VersionKey) -> int | None:
     dtype = getattr(array, "dtype", None)
     if shape is None or dtype is None:
         kind = type(array).__name__
+        wanted = f"a {spec.dtype} array" if spec.dtype else "an array"
         raise InvalidInput(
-            _text(key, f"input {spec.name!r} must be a {spec.dtype} array, not {kind}; see numpy.asarray")
+            _text(
+                key,
+                f"input {spec.name!r} must be {wanted}, not {kind}; see numpy.asarray",
+            )
         )
     if spec.dtype and dtype != spec.dtype:
         raise InvalidInput(_text(key, f"input {spec.name!r} must be {spec.dtype}, not {dtype}; see numpy.astype"))

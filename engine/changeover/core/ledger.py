@@ -157,7 +157,7 @@ class Account:
                 return
 
     def balance(self) -> Balance:
-        """Return the present balance; taken at rest it is exact, under traffic it is one that was true."""
+        """Return the present balance: exact at rest; under traffic from other threads a count may be off by one."""
         balance = self._read()
         for _ in range(_READS_MAX):
             if balance.conserved:
@@ -216,7 +216,7 @@ class RecordingAccount(Account):
     def release(self, ref: RefId | None) -> None:
         """Do as `Account.release`, and write it down, also where it raises."""
         with self._lock:
-            self.log.append(Release("released before" if ref is None else ref))
+            self.log.append(Release(-1 if ref is None else ref))
             super().release(ref)
 
     def _drop(self, ref: RefId) -> None:

@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple, cast
 import attrs
 from attrs.validators import optional
 
-from changeover.core.checks import is_count, is_one_of, is_seconds, is_type, is_word
+from changeover.core.checks import is_count, is_not_empty, is_one_of, is_seconds, is_sha256, is_type, is_word
 from changeover.errors import InvalidValue
 
 
 def as_data(data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Return warm-up data as a tuple of mappings; a single mapping is one request. Raises `InvalidValue`."""
     if not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-        raise InvalidValue(f"warm-up data must be mappings of names to arrays, not {data!r}")
+        raise InvalidValue(f"warm-up data must be mappings of names to arrays, not {data!r} ({type(data).__name__})")
     single = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else None
     several = (single,) if single is not None else tuple(cast("Iterable[Mapping[str, Any]]", data))
     for inputs in several:
@@ -102,7 +102,7 @@ class VersionSpec:
     """The model's name."""
     version: str = attrs.field(validator=is_word)
     """The version; any word, compared as text."""
-    source: str | Path = attrs.field(validator=is_type(str, Path))
+    source: str | Path = attrs.field(validator=[is_type(str, Path), is_not_empty])
     """What the loader reads: a path, or the loader's own notation such as `"module:function"`."""
     loader: str = attrs.field(kw_only=True, validator=is_word)
     """The loader's entry-point name."""
@@ -130,7 +130,7 @@ class VersionSpec:
     """True keeps the version out of eviction."""
     allow_code: bool = attrs.field(kw_only=True, default=False, validator=is_type(bool))
     """True allows a loader that runs code of the source's author."""
-    sha256: str | None = attrs.field(kw_only=True, default=None, validator=optional(is_type(str)))
+    sha256: str | None = attrs.field(kw_only=True, default=None, validator=optional(is_sha256))
     """The hexadecimal digest that the source file must have; None: any."""
     memory_hint_bytes: int | None = attrs.field(kw_only=True, default=None, validator=optional(is_count(0)))
     """What to reserve before the load; None: the size of the source file."""

@@ -13,7 +13,7 @@ from typing import Any, overload
 import attrs
 
 from changeover.core import lifecycle
-from changeover.core.checks import seconds
+from changeover.core.checks import seconds, text
 from changeover.core.snapshots import (
     Audit,
     Balance,
@@ -37,7 +37,8 @@ from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 from changeover.runtime.saga import Saga, SagaWorld
 from changeover.runtime.supervisor import Supervisor
-from changeover.runtime.version import Version, World
+from changeover.runtime.version import Version
+from changeover.runtime.world import World
 
 SWAPS_KEPT = 1_000
 """So many ended swaps are remembered."""
@@ -135,6 +136,8 @@ class EngineBase:
         """
         if wait_s is not None:
             seconds("wait_s", wait_s)
+        if request_id is not None:
+            text("request_id", request_id)
         return self._lease_kind(self._lease_world, model, version, request_id, wait_s)
 
     @property
@@ -211,7 +214,7 @@ class EngineBase:
             versions=versions,
             registered=len(self._registry),
             stuck_loads=len(self._host.stuck()),
-            swaps_open=sum(1 for saga in self._sagas.copy().values() if not saga.operation.state.ended),
+            swaps_open=sum(1 for saga in self._sagas.copy().values() if not saga.has_ended),
             reserved_bytes=self._store.reserved_bytes,
             budget_bytes=self._store.budget_bytes,
             children_restarted=self._version_supervisor.restarts + self._saga_supervisor.restarts,
@@ -254,10 +257,11 @@ class EngineBase:
             return error
         if version is not None:
             state = self._state(VersionKey(model, version))
-            text = f"{model}/{version} takes no requests: it is {state.value}"
-            if state in lifecycle.RESTING:
-                return VersionNotLoaded(f"{text}; use await engine.load(...)", model=model, version=version)
-            return NotReady(text, model=model, version=version)
+            said = f"{model}/{version} takes no requests: it is {state.value}"
+            candidate = self._versions.get(VersionKey(model, version))
+            if state in lifecycle.RESTING and not (candidate and candidate.is_coming):
+                return VersionNotLoaded(f"{said}; use await engine.load(...)", model=model, version=version)
+            return NotReady(said, model=model, version=version)
         states = ", ".join(f"{v} is {self._state(VersionKey(model, v)).value}" for v in known)
         return NotReady(
             f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model

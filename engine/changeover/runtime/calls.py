@@ -20,11 +20,13 @@ from changeover.errors import (
     LastVersion,
     LoadFailed,
     NotReady,
+    OverBudget,
     Overloaded,
     RequestTimeout,
     SwapInProgress,
     SwapNotAllowed,
     SwapNotDone,
+    TooManyStuckLoads,
     VersionCrashed,
 )
 from changeover.runtime import registry
@@ -133,11 +135,12 @@ class Engine(EngineBase):
         await trio.lowlevel.checkpoint()  # a loop of inline requests must not starve its neighbours
         account, ref = self._router.pin(("request", self._ports.clock.now(), None, self._where()), model, version)
         loaded: LoadedModel = account.owner
-        if loaded.inline:
+        if loaded.inline and loaded.take_turn():
             try:
                 loaded.check(inputs)
-                return Reply(loaded.predict(inputs), loaded.key.version)
+                return Reply(loaded.predict(inputs, has_turn=True), loaded.key.version)
             finally:
+                loaded.end_turn()
                 account.release(ref)
         try:
             rows = loaded.check(inputs)
@@ -155,18 +158,23 @@ class Engine(EngineBase):
         )  # fmt: skip
 
     async def _by_worker(self, loaded: LoadedModel, request: Request) -> Reply:
-        """Put a request into the lane and sleep until a worker has answered it."""
-        if not loaded.lane.offer(request):
+        """Put a request into the lane and sleep until a worker has answered it.
+
+        An inline model whose turn another thread has gets a thread for this request: waiting here would stop the loop.
+        """
+        admitted = self._host.run_aside(loaded, request) if loaded.inline else loaded.lane.offer(request)
+        if not admitted:
             request.account.release(request.ref)
             raise _not_admitted(loaded)
 
         def leave(_raise_cancel: object) -> trio.lowlevel.Abort:
-            request.task = None
+            self._host.replies.forget(request)
             if loaded.lane.withdraw(request):
                 request.withdrawn = True
                 request.account.release(request.ref)
             return trio.lowlevel.Abort.SUCCEEDED
 
+        self._host.replies.expect(request)
         await trio.lowlevel.wait_task_rescheduled(leave)
         if request.error is not None:
             raise request.error
@@ -284,7 +292,7 @@ class Engine(EngineBase):
                     await self._load(candidate)
                 except AlreadyLoaded:
                     return
-                except LoadFailed as error:
+                except (LoadFailed, OverBudget, TooManyStuckLoads) as error:
                     raise NotReady(f"{key} was awaited and is not coming: {error}", model=model) from error
                 return
         raise self._explain(model, version)
@@ -318,7 +326,7 @@ class Engine(EngineBase):
         return saga
 
     def _forget_old_swaps(self) -> None:
-        ended = [swap_id for swap_id, saga in self._sagas.items() if saga.operation.state.ended]
+        ended = [swap_id for swap_id, saga in self._sagas.items() if saga.has_ended]
         for swap_id in ended[: max(0, len(ended) - SWAPS_KEPT + 1)]:
             del self._sagas[swap_id]
 

@@ -40,7 +40,8 @@ class _Running(Engine):
     async def _run(self, supervisor: Supervisor, body: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         """Run a supervisor; its crash is the engine's."""
         try:
-            await supervisor.run(task_status=task_status)
+            with trio.CancelScope(shield=True):  # whatever is cancelled around the engine, it is closed in order
+                await supervisor.run(task_status=task_status)
         except Exception as error:  # noqa: BLE001 - whatever it is, the body must hear of it
             self.failure = self.failure or error
             logger.error("the engine crashed", exc_info=error)
@@ -69,6 +70,7 @@ class _Running(Engine):
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
+        self._host.replies.give_up()
         self._bus.close()
 
     async def _wind_down(self) -> None:
@@ -123,14 +125,15 @@ async def open_engine(
     )
     engine = _Running(settings, ports or Ports.system(), MemoryJournal())
     error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            with trio.CancelScope() as body:
-                await engine.start_in(nursery, body)
-                yield engine
-        except BaseException as raised:  # noqa: BLE001 - it is raised again below, outside of the nursery's group
-            error = raised
-        with trio.CancelScope(shield=True):
+    with trio.CancelScope() as whole:
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.CancelScope() as body:
+                    await engine.start_in(nursery, body)
+                    yield engine
+            except BaseException as raised:  # noqa: BLE001 - it is raised again below, outside of the nursery's group
+                error = raised
+            whole.shield = True
             await engine.stop()
     if engine.failure is not None and (error is None or isinstance(error, Exception)):
         raise _both(engine.failed(), error)

@@ -50,6 +50,8 @@ class Events:
         """Return the next event, or what was dropped before it; cancelled, no event is lost. Ends with the engine."""
         await trio.lowlevel.checkpoint()
         while not self._unread:
+            if self not in self._bus.readers:
+                raise RuntimeError("events are read inside their block: async with engine.events() as events")
             if self._bus.closed:
                 raise StopAsyncIteration
             await self._lot.park()

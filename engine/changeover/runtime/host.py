@@ -57,7 +57,6 @@ class Host:
         self.loaders = loaders.Loaders()
         self.jobs: dict[VersionKey, LoadJob] = {}
         self.past: dict[VersionKey, Balance] = {}
-        self.closing = 0
         self._living: dict[int, LoadedModel] = {}
         self._buried = trio.lowlevel.ParkingLot()
         self.replies = Replies(ports.wake)
@@ -125,8 +124,11 @@ class Host:
         ref = loaded.account.acquire(("warmup", clock.now(), None, None))
         assert ref is not None, "a model is warmed before it is shut"
         loaded.warming += 1
+        began = False
 
         def work() -> None:
+            nonlocal began
+            began = True
             try:
                 for inputs in data:
                     loaded.check(inputs)
@@ -135,6 +137,8 @@ class Host:
                 loaded.account.release(ref)
 
         def deliver(_value: None, error: BaseException | None) -> None:
+            if not began:
+                loaded.account.release(ref)  # no thread could be started for it
             loaded.warming -= 1
             loaded.warmed_at = loaded.warmed_at if error else clock.wall()
             ended(error)
@@ -146,6 +150,21 @@ class Host:
         name = f"worker {loaded.key} {number}"
         work = partial(handle, loaded, self.replies)
         self._ports.offload.serve(name, loaded.lane, work, lambda _value, error: ended(error))
+
+    def run_aside(self, loaded: LoadedModel, request: Request) -> bool:
+        """Answer one request in a thread of its own; False where as many are answered so as may be queued."""
+        if loaded.aside >= loaded.spec.queue_limit:
+            return False
+        loaded.aside += 1
+
+        def ended(_value: None, error: BaseException | None) -> None:
+            loaded.aside -= 1
+            if error is not None:  # no thread could be started for it
+                self.replies.fail(loaded, request, error)
+
+        work = partial(handle, loaded, self.replies, [request])
+        self._ports.offload.start(f"predict {loaded.key}", work, ended)
+        return True
 
     def retire(self, loaded: LoadedModel, why: str) -> None:
         """Take no more requests, answer those that are queued, and close the model once nobody holds it.
@@ -160,17 +179,23 @@ class Host:
         self.replies.send(waiting)
 
         def zero() -> None:
-            if not self._ports.wake.soon(lambda: self.close(loaded, _ignore)):
+            if not self._ports.wake.soon(close):
                 loaded.close()
+
+        def close() -> None:
+            if loaded.account.held:
+                loaded.account.watch(zero)  # a zero of before the gate was shut, told late
+            else:
+                self.close(loaded, _ignore)
 
         loaded.account.watch(zero)
 
     def close(self, loaded: LoadedModel, closed: Ended) -> None:
         """Close a model that nobody holds, in a thread of its own; then free its bytes and call `closed`."""
-        self.closing += 1
 
         def ended(_value: None, error: BaseException | None) -> None:
-            self.closing -= 1
+            if loaded.is_open:
+                error = _close_here(loaded) or error  # no thread could be started for it
             self._bury(loaded)
             self._store.free(loaded.number)
             if error is not None:
@@ -240,6 +265,15 @@ def _guess(spec: VersionSpec) -> tuple[int | None, MemoryMethod]:
         return Path(spec.source).stat().st_size, "source_size"
     except (OSError, ValueError):
         return None, "unknown"
+
+
+def _close_here(loaded: LoadedModel) -> Exception | None:
+    """Close a model on the spot; return what it raised."""
+    try:
+        loaded.close()
+    except Exception as error:  # noqa: BLE001 - it is reported as `close_failed`
+        return error
+    return None
 
 
 def _ignore(_error: BaseException | None) -> None:

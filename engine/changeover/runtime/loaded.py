@@ -20,6 +20,14 @@ from changeover.runtime.mailbox import RequestLane
 MemoryMethod = Literal["model", "hint", "source_size", "unknown"]
 
 
+def describe(error: BaseException) -> str:
+    """Return an error's type and text, also where the text itself cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - whatever an error's own __str__ does, the request gets its outcome
+        return type(error).__name__
+
+
 class LoadedModel:
     """One incarnation of a version: the model, its account, its request lane. Made by a load, ended by `close`."""
 
@@ -41,6 +49,7 @@ class LoadedModel:
         self.predictions = itertools.count()
         self.errors = itertools.count()
         self.warming = 0
+        self.aside = 0
         self.warmed_at: float | None = None
         self.on_fatal: Callable[[FatalModelError], None] | None = None
         self._model: Model | None = model
@@ -57,18 +66,32 @@ class LoadedModel:
             )
         return self._model
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` was not called yet."""
+        return self._model is not None
+
+    def take_turn(self) -> bool:
+        """Take the turn with a model that one thread at a time may use, without waiting; False where another has it."""
+        return self._turn is None or self._turn.acquire(blocking=False)
+
+    def end_turn(self) -> None:
+        """Give the turn back."""
+        if self._turn is not None:
+            self._turn.release()
+
     def check(self, inputs: Mapping[str, Any]) -> int:
         """Return how many rows the inputs fill; raises `InvalidInput`."""
         return check_inputs(self.signature, inputs, self.key)
 
-    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call the model in this thread, in turn where one thread at a time may.
+    def predict(self, inputs: Mapping[str, Any], *, has_turn: bool = False) -> Mapping[str, Any]:
+        """Call the model in this thread; where one thread at a time may, wait for the turn, or have it already.
 
         Raises `PredictFailed`, or `VersionCrashed` where the model declares itself beyond use.
         """
         model = self.model
         try:
-            if self._turn is None:
+            if self._turn is None or has_turn:
                 outputs = model.predict(inputs)
             else:
                 with self._turn:
@@ -99,5 +122,5 @@ class LoadedModel:
     def _raised(
         self, kind: type[PredictFailed | VersionCrashed], error: Exception
     ) -> PredictFailed | VersionCrashed:  # fmt: skip
-        text = f"{self.key} raised {type(error).__name__}: {error}"
+        text = f"{self.key} raised {describe(error)}"
         return kind(text, model=self.key.model, version=self.key.version, ran="yes")

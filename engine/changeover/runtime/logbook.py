@@ -66,7 +66,14 @@ class Logbook:
         """Put the boundary that is about to be crossed into the journal, or how the swap ended."""
         swap, state = self.operation, end or self.operation.state
         record = wire.JournalRecord(
-            swap.id, swap.model, swap.from_version, swap.to_version, state, step, forward, self._ports.clock.wall()
+            swap.id,
+            swap.model,
+            swap.from_version,
+            swap.to_version,
+            state,
+            step,
+            forward,
+            float(self._ports.clock.wall()),
         )
         await self._journal.append(wire.encode(record))
 

@@ -6,6 +6,7 @@ what is still in it. Neither spawns anything. The control lane belongs to the lo
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import trio
 
 from changeover.core.values import Batching
+from changeover.errors import ChangeoverError
 from changeover.runtime.ports import Step
 
 M = TypeVar("M")
@@ -22,11 +24,15 @@ E = TypeVar("E", bound=BaseException)
 
 def twin(error: E) -> E:
     """Return a copy of `error` to raise in one more task; one exception object must not be raised in two at once."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy
+    ours = isinstance(error, ChangeoverError)
+    # The constructors of ours want keywords, so that `copy` cannot call them; others keep more than their arguments.
+    double: E = type(error).__new__(type(error), *error.args) if ours else copy.copy(error)
+    double.args = error.args
+    double.__dict__.update(error.__dict__)
+    if hasattr(error, "__notes__"):
+        double.__notes__ = list(error.__notes__)
+    double.__cause__ = error.__cause__
+    return double
 
 
 class Promise(Generic[T]):
@@ -139,7 +145,7 @@ class RequestLane(Generic[R]):
         self._waiting: deque[R] = deque()
         self._parked: list[tuple[Callable[[], None], int]] = []
         self.closed = False
-        self._halted = False
+        self.halted = False
         self._has_long = False
 
     def __len__(self) -> int:
@@ -163,7 +169,7 @@ class RequestLane(Generic[R]):
 
     def halt(self) -> None:
         """Let the workers end without taking more: their model is beyond use; `close` answers what waits."""
-        self._halted = True
+        self.halted = True
         self._rouse()
 
     def close(self) -> list[R]:
@@ -175,7 +181,7 @@ class RequestLane(Generic[R]):
 
     def next_step(self, now: float) -> Step:
         """Return what a worker does at engine time `now`: take a batch, wait for a fuller one, or end."""
-        if self._halted:
+        if self.halted:
             return Step(ended=True)
         try:
             oldest = self._waiting[0]
@@ -206,7 +212,7 @@ class RequestLane(Generic[R]):
     def _rouse(self) -> None:
         for entry in list(self._parked):
             waker, at_least = entry
-            ready = self.closed or self._halted or len(self._waiting) >= at_least or (at_least > 1 and self._is_full())
+            ready = self.closed or self.halted or len(self._waiting) >= at_least or (at_least > 1 and self._is_full())
             if ready and _discard(self._parked, entry):
                 waker()
 

@@ -6,7 +6,7 @@ Owned by one version actor; spawns nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -119,6 +119,10 @@ class Loading:
                 order.fail(error)
 
 
+def _nobody() -> None:
+    """Watch nothing."""
+
+
 Result = Literal["drained", "quarantined", "given_back"]
 
 
@@ -131,6 +135,8 @@ class Draining:
     """By the engine's clock."""
     deadline_s: float | None = None
     """By the engine's clock; None: no bound."""
+    on_zero: Callable[[], None] = _nobody
+    """Watches the account for zero."""
     timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def hurry(self, deadline_s: float | None) -> bool:

@@ -103,7 +103,7 @@ class Offload(Protocol):
         deliver: Callable[[T | None, BaseException | None], None],
         orphaned: Callable[[T | None, BaseException | None], None] | None = None,
     ) -> None:
-        """Run `work` and have `deliver(value, error)` called on the loop.
+        """Run `work` and have `deliver(value, error)` called on the loop; never raises, also where no thread starts.
 
         Where the loop has ended by then, `orphaned(value, error)` is called in the thread instead.
         """
@@ -186,7 +186,11 @@ class Threads:
             if not self._wake.soon(lambda: deliver(value, error)) and orphaned is not None:
                 orphaned(value, error)
 
-        trio.lowlevel.start_thread_soon(run, lambda _outcome: None, name=name)
+        try:
+            trio.lowlevel.start_thread_soon(run, lambda _outcome: None, name=name)
+        except RuntimeError as error:  # the system has no thread left to give
+            refused = error
+            self._wake.soon(lambda: deliver(None, refused))
 
     def serve(
         self,
@@ -213,7 +217,7 @@ class Threads:
                 handle(step.batch)
             else:
                 lane.park(wake, step.at_least)
-                gate.acquire(timeout=-1 if step.wait_s is None else step.wait_s)
+                gate.acquire(timeout=-1 if step.wait_s is None else min(step.wait_s, threading.TIMEOUT_MAX))
                 lane.unpark(wake)
             step = lane.next_step(self._clock.now())
 

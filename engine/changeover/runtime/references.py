@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from changeover.core.checks import seconds
+from changeover.core.checks import seconds, text
 from changeover.core.ledger import Account
 from changeover.core.snapshots import Holder
 from changeover.core.values import VersionKey
@@ -31,10 +31,12 @@ class ReferenceTracker:
 
     def acquire(self, model: str, version: str, request_id: str) -> None:
         """Hold the version under `request_id`; raises `AlreadyHeld`, `VersionNotLoaded` and `ModelNotRegistered`."""
+        text("request_id", request_id)
         self._router.pin(("request", self._ports.clock.now(), request_id, self._where()), model, version)
 
     def release(self, model: str, version: str, request_id: str) -> None:
         """Give it back; raises `ReferenceNotHeld`, and changes nothing, where it is not held."""
+        text("request_id", request_id)
         accounts = self._accounts(model, version)
         for account in accounts:
             if request_id in account.held:

@@ -88,10 +88,6 @@ class Router:
         route = self.snapshot.routes.get(key.model)
         return route.share_of(key.version) if route else 0.0
 
-    def takes_requests(self, key: VersionKey) -> bool:
-        """Return whether the version can be pinned."""
-        return key in self._open
-
     def opened(self, loaded: LoadedModel) -> None:
         """Let a version be pinned; it gets traffic only where its model has none."""
         self._open[loaded.key] = loaded.account

@@ -105,6 +105,11 @@ class Saga:
         return attrs.evolve(self._book.operation, share=self._world.router.share(self.swap.new))
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self._book.operation.state.ended
+
+    @property
     def holds_slot(self) -> bool:
         """True until the pivot, and again while it is turned round after it."""
         return self._world.slots.get(self.swap.new.model) is self

@@ -6,10 +6,8 @@ and waits for its promises. No handler waits. It never closes a model that is he
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-import attrs
 import trio
 
 from changeover.core import lifecycle
@@ -18,8 +16,6 @@ from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError
 from changeover.runtime import why
 from changeover.runtime.actor import Actor
-from changeover.runtime.events import Bus
-from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import (
@@ -34,22 +30,7 @@ from changeover.runtime.orders import (
     Result,
     WarmOrder,
 )
-from changeover.runtime.ports import Ports
-from changeover.runtime.supervisor import Supervisor
-
-
-@attrs.frozen
-class World:
-    """What a version actor needs of the engine."""
-
-    ports: Ports
-    host: Host
-    bus: Bus
-    supervisor: Supervisor
-    opened: Callable[[LoadedModel], None]
-    """Called when a model can take requests."""
-    shut: Callable[[LoadedModel], None]
-    """Called when it takes no more."""
+from changeover.runtime.world import World
 
 
 class Version(Actor[Message]):
@@ -67,6 +48,7 @@ class Version(Actor[Message]):
         self._loading: Loading | None = None
         self._draining: Draining | None = None
         self._later: list[LoadOrder] = []
+        self._warming: list[WarmOrder] = []
         self._in_service = False
         self._restart: LoadOrder | None = None
 
@@ -200,11 +182,13 @@ class Version(Actor[Message]):
         if self._draining is None:
             order.fail(why.not_loaded(self.key, self.state))
             return
+        if self.state is VersionState.QUARANTINED:
+            order.outcome.settle(self._draining.outcome("quarantined", self.loaded, self._ports.clock.now()))
+            order.closed.fail(why.still_held(self.key))
+            return
         self._draining.orders.append(order)
         self._bound(self._draining, order.drain)
-        if self.state is VersionState.QUARANTINED:
-            self._settle_drain("quarantined")
-        elif self.state is VersionState.UNLOADING:
+        if self.state is VersionState.UNLOADING:
             self._settle_drain("drained")
 
     def _on_warm(self, order: WarmOrder) -> None:
@@ -213,11 +197,14 @@ class Version(Actor[Message]):
             return
 
         def ended(error: BaseException | None) -> None:
+            if order in self._warming:
+                self._warming.remove(order)
             if error is None:
                 order.done.settle(None)
             else:
                 order.fail(why.warm_up_failed(self.key, error))
 
+        self._warming.append(order)
         self._world.host.warm(self.loaded, order.data, ended)
 
     def _on_gone(self, order: LoadOrder, error: ChangeoverError, event: Event) -> None:
@@ -249,14 +236,21 @@ class Version(Actor[Message]):
                 self._step(Event.DEADLINE)
                 self._settle_drain("quarantined")
             case Event.ZERO:
-                self._settle_drain("drained")
-                self._step(Event.ZERO)
+                self._on_zero()
             case Event.CLOSED | Event.CLOSED_FAILED:
                 self._on_closed(report.event)
             case Event.CRASHED:
-                raise why.crashed(self.key, report.error)
+                raise why.model_beyond_use(self.key, report.error or RuntimeError("no cause given"))
             case _:
                 raise AssertionError(f"nobody reports {report.event}")
+
+    def _on_zero(self) -> None:
+        if self.loaded is not None and self._draining is not None and self.loaded.account.held:
+            # The zero was one of before the gate was shut, told late by a thread that had others to tell.
+            self.loaded.account.watch(self._draining.on_zero)
+            return
+        self._settle_drain("drained")
+        self._step(Event.ZERO)
 
     def _on_failed_load(self, report: Happened) -> None:
         say = why.warm_up_failed if report.event is Event.WARM_FAILED else why.load_failed
@@ -321,6 +315,7 @@ class Version(Actor[Message]):
         self._settle_drain("given_back")
         draining, self._draining = self._draining, None
         if draining is not None:
+            loaded.account.unwatch(draining.on_zero)
             draining.end(why.drain_called_off(self.key))
         elif not loaded.inline and self._nursery is not None:
             for number in range(self.spec.workers):
@@ -341,7 +336,8 @@ class Version(Actor[Message]):
         self._in_service = False
         self._world.shut(loaded)
         loaded.account.shut()
-        loaded.account.watch(lambda: self.post_soon(Happened(Event.ZERO, draining)))
+        draining.on_zero = lambda: self.post_soon(Happened(Event.ZERO, draining))
+        loaded.account.watch(draining.on_zero)
 
     def _bound(self, draining: Draining, drain: Drain) -> None:
         """Set the drain's deadline, or bring it forward for an order that is in more of a hurry."""
@@ -375,9 +371,10 @@ class Version(Actor[Message]):
         for attempt in attempts:
             if attempt is not None:
                 attempt.end(self.error)
-        for order in self._later:
+        waiting: list[LoadOrder | WarmOrder] = [*self._later, *self._warming]
+        for order in waiting:
             order.fail(self.error)
-        self._later = []
+        self._later, self._warming = [], []
 
     def _refuse(self, message: Message) -> None:
         """Answer with why the version is where it is; close what a load brought that nobody waits for any more."""

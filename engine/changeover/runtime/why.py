@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import cast
 
 from changeover.core.values import VersionKey, VersionState
@@ -30,6 +31,12 @@ def not_loaded(key: VersionKey, state: VersionState) -> VersionNotLoaded:
     return VersionNotLoaded(f"{key} is not loaded: it is {state.value}", model=key.model, version=key.version)
 
 
+def still_held(key: VersionKey) -> VersionNotLoaded:
+    """Say that it is in quarantine."""
+    text = f"{key} is in quarantine, and is closed when its last holder leaves"
+    return VersionNotLoaded(text, model=key.model, version=key.version)
+
+
 def drain_called_off(key: VersionKey) -> VersionNotLoaded:
     """Say that it takes requests again."""
     return VersionNotLoaded(f"the drain of {key} was called off", model=key.model, version=key.version)
@@ -48,6 +55,7 @@ def overdue(key: VersionKey, timeout_s: float) -> LoadTimeout:
 
 def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
     """Say why a load failed; an error of ours is passed on."""
+    _let_go(error)
     if isinstance(error, ChangeoverError):
         return error
     failed = LoadFailed(f"{key}: {type(error).__name__}: {error}", model=key.model, version=key.version)
@@ -57,6 +65,7 @@ def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError
 
 def warm_up_failed(key: VersionKey, error: BaseException | None) -> WarmUpFailed:
     """Say why its warm-up data did not go through."""
+    _let_go(error)
     failed = WarmUpFailed(f"{key} failed its warm-up: {error}", model=key.model, version=key.version)
     failed.__cause__ = error
     return failed
@@ -72,6 +81,24 @@ def crashed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
     crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
     crash.__cause__ = error
     return crash
+
+
+def model_beyond_use(key: VersionKey, error: BaseException) -> VersionCrashed:
+    """Say that the model declared a fatal error."""
+    _let_go(error)
+    text = f"{key} crashed: {type(error).__name__}: {error}"
+    crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
+    crash.__cause__ = error
+    return crash
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames that led to an error which is kept: their variables would keep the model in memory."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def engine_closed(key: VersionKey) -> EngineClosed:

@@ -13,8 +13,8 @@ import trio
 
 from changeover.core.ledger import Account, RefId
 from changeover.core.snapshots import Reply
-from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed
-from changeover.runtime.loaded import LoadedModel
+from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed, VersionCrashed
+from changeover.runtime.loaded import LoadedModel, describe
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Wake
 
@@ -30,7 +30,7 @@ class Request:
         """Hold reference `ref` of `account` for `task`, which waits to be rescheduled."""
         self.account = account
         self.ref = ref
-        self.inputs = inputs
+        self.inputs: Mapping[str, Any] = dict(inputs)  # what was checked is what is run, whatever the caller does next
         self.rows = rows
         self.queued_at_s = queued_at_s
         self.task: trio.lowlevel.Task | None = task
@@ -46,6 +46,29 @@ class Replies:
         """Wake the loop through `wake`."""
         self._wake = wake
         self._done: deque[Request] = deque()
+        self._expected: dict[int, Request] = {}
+
+    def expect(self, request: Request) -> None:
+        """Note a request that was admitted; on the loop."""
+        self._expected[id(request)] = request
+
+    def forget(self, request: Request) -> None:
+        """Forget a request whose caller went away; on the loop."""
+        request.task = None
+        self._expected.pop(id(request), None)
+
+    def give_up(self) -> None:
+        """Answer those whose threads hang, at the end of the engine; the references stay with the threads."""
+        for request in list(self._expected.values()):
+            key = request.account.owner.key
+            text = f"{key} had not answered when the engine was closed"
+            request.error = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
+            self._wake_up(request)
+
+    def fail(self, loaded: LoadedModel, request: Request, error: BaseException) -> None:
+        """Answer a request that could not be run."""
+        request.error = _outcome(loaded, error)
+        self.send([request])
 
     def send(self, requests: Sequence[Request]) -> None:
         """Give back each request's reference, then hand its outcome to who waits; any thread."""
@@ -58,27 +81,51 @@ class Replies:
     def _flush(self) -> None:
         """Reschedule every task that still waits; on the loop."""
         while self._done:
-            request = self._done.popleft()
-            task, request.task = request.task, None
-            if task is not None:
-                trio.lowlevel.reschedule(task)
+            self._wake_up(self._done.popleft())
+
+    def _wake_up(self, request: Request) -> None:
+        task = request.task
+        self.forget(request)
+        if task is not None:
+            trio.lowlevel.reschedule(task)
 
 
 def handle(loaded: LoadedModel, replies: Replies, batch: Sequence[Request]) -> None:
-    """Run a batch and answer it; a batch that raises is run again request by request, so that a bad one fails alone."""
-    if len(batch) == 1:
-        _run_one(loaded, batch[0])
-    else:
-        for group in _by_shape(batch):
-            try:
-                _run_together(loaded, group)
-            except PredictFailed:
-                for request in group:
+    """Run a batch and answer it; whatever is raised on the way, every request gets its outcome."""
+    try:
+        _run(loaded, batch)
+    except BaseException as error:  # noqa: BLE001 - it is the outcome of whoever has none yet
+        for request in batch:
+            if request.reply is None and request.error is None:
+                request.error = _outcome(loaded, error)
+    finally:
+        replies.send(batch)
+
+
+def _run(loaded: LoadedModel, batch: Sequence[Request]) -> None:
+    """Run a batch; one that raises is run again request by request, so that a bad one fails alone."""
+    groups = _by_shape(batch) if len(batch) > 1 else [list(batch)]
+    for group in groups:
+        if loaded.lane.halted:
+            for request in group:
+                request.error = _not_run(loaded)
+            continue
+        try:
+            _run_together(loaded, group)
+        except PredictFailed as error:
+            for request in group:
+                if len(group) == 1:
+                    request.error = error
+                else:
                     _run_one(loaded, request)
-            except BaseException as error:  # noqa: BLE001 - it is these requests' outcome
-                for request in group:
-                    request.error = _outcome(loaded, error)
-    replies.send(batch)
+        except BaseException as error:  # noqa: BLE001 - it is these requests' outcome
+            for request in group:
+                request.error = _outcome(loaded, error)
+
+
+def _not_run(loaded: LoadedModel) -> VersionCrashed:
+    text = f"{loaded.key} is beyond use since an earlier request of the same batch"
+    return VersionCrashed(text, model=loaded.key.model, version=loaded.key.version, ran="no")
 
 
 def _run_one(loaded: LoadedModel, request: Request) -> None:
@@ -92,7 +139,7 @@ def _outcome(loaded: LoadedModel, error: BaseException) -> ChangeoverError:
     """Return what the caller is to see: an error of ours, and one of its own for each request."""
     if isinstance(error, ChangeoverError):
         return twin(error)
-    text = f"{loaded.key} raised {type(error).__name__}: {error}"
+    text = f"{loaded.key} raised {describe(error)}"
     failed = PredictFailed(text, model=loaded.key.model, version=loaded.key.version, ran="yes")
     failed.__cause__ = error
     return failed
@@ -109,14 +156,18 @@ def _by_shape(batch: Sequence[Request]) -> list[list[Request]]:
 
 def _run_together(loaded: LoadedModel, group: list[Request]) -> None:
     """Call the model once for all; raises `PredictFailed` where it raises or its outputs cannot be split."""
+    if len(group) == 1:
+        group[0].reply = Reply(loaded.predict(group[0].inputs), loaded.key.version)
+        return
     np = _numpy()
     joined = {name: np.concatenate([r.inputs[name] for r in group]) for name in group[0].inputs}
     outputs = loaded.predict(joined)
     rows = sum(r.rows for r in group)
     for name, array in outputs.items():
-        if len(array) != rows:
+        has = len(array) if hasattr(array, "__len__") else "no"
+        if has != rows:
             raise PredictFailed(
-                f"{loaded.key}: output {name!r} has {len(array)} rows for a batch of {rows}",
+                f"{loaded.key}: output {name!r} has {has} rows for a batch of {rows}",
                 model=loaded.key.model, version=loaded.key.version, ran="yes",
             )  # fmt: skip
     start = 0

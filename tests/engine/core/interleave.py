@@ -29,8 +29,8 @@ _STEPS_MAX = 20_000
 # the same as to switch before what follows. Anything that is not listed counts as a look at, or a change of, the world;
 # test_interleave.py compares the two. `LOAD_GLOBAL` is here because nobody rebinds a name of the traced modules.
 _LOCAL = (
-    "CACHE", "COPY", "COPY_FREE_VARS", "IS_OP", "JUMP_", "KW_NAMES", "LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL",
-    "LOAD_SMALL_INT", "MAKE_CELL", "NOP", "NOT_TAKEN", "POP_EXCEPT", "POP_JUMP_FORWARD_IF_NONE",
+    "CACHE", "COPY", "COPY_FREE_VARS", "IS_OP", "JUMP_BACKWARD", "JUMP_FORWARD", "KW_NAMES", "LOAD_CONST", "LOAD_FAST",
+    "LOAD_GLOBAL", "LOAD_SMALL_INT", "MAKE_CELL", "NOP", "NOT_TAKEN", "POP_EXCEPT", "POP_JUMP_FORWARD_IF_NONE",
     "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_TOP", "PRECALL", "PUSH_EXC_INFO",
     "PUSH_NULL", "RESUME", "STORE_FAST", "SWAP",
 )  # fmt: skip
@@ -175,6 +175,7 @@ class Explorer:
 
     def _work(self, me: int) -> None:
         """Be one thread: run program after program whenever it is this thread's turn."""
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for this when it is given a trace function
         sys.settrace(self._on_call)
         while True:
             self._batons[me].acquire()

@@ -157,6 +157,7 @@ PROGRAMS: dict[str, Make] = {
     "a long offer fills the batch that a worker waits for": world(
         offer(0, 1), World.work, batching=Batching(max_batch=3, max_delay_s=1.0), rows=(1, 2)
     ),
+    "an offer longer than any batch and a worker": world(offer(0), World.work, batching=PAIR, rows=(5,)),
     "a withdrawal and a worker": world(offer_and_leave(0), World.work),
     "an offer and a close": world(offer(0), World.close),
     "a worker and a halt": world(World.work, lambda it: (it.offer(0), it.halt())),

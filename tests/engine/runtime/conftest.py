@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.fixtures import engine as engine
-from tests.support.fixtures import rig as rig
+from tests.support.fixtures import engine, rig
+
+__all__ = ["engine", "rig"]

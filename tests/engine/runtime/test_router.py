@@ -126,7 +126,7 @@ async def test_only_the_model_that_was_opened_can_be_shut(router: Router) -> Non
     router.opened(new)
     router.shut(old)
     assert picked(router) == "1"
-    assert router.takes_requests(VersionKey("m", "1"))
+    assert VersionKey("m", "1") in router._open
 
 
 async def test_a_pick_that_meets_a_shut_account_is_made_again(router: Router) -> None:
@@ -224,8 +224,7 @@ async def test_a_changing_route_loses_no_pin() -> None:
     crowd, n = Crowd(), 400
 
     def pin() -> None:
-        for _ in range(n):
-            pins.append(router.pin(USE, "m"))
+        pins.extend([router.pin(USE, "m") for _ in range(n)])
 
     for _ in range(4):
         crowd.add(pin)

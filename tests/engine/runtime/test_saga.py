@@ -14,6 +14,7 @@ from changeover.errors import (
     SwapFailed,
     SwapInProgress,
     SwapNotAllowed,
+    SwapNotFound,
     VersionCrashed,
     WarmUpFailed,
 )
@@ -479,6 +480,25 @@ async def test_a_caller_who_leaves_while_a_failed_swap_is_undone_is_free_at_once
     await until(lambda: rig.engine.swaps("m")[0].state.ended)
     assert rig.engine.swaps("m")[0].state is SwapState.FAILED
     await check_undone(rig, rig.engine.swaps("m")[0])
+
+
+async def test_a_swap_that_was_only_started_can_be_waited_for(rig: Rig, autojump_clock: Any) -> None:
+    """`wait_for_swap` returns or raises what `swap` would have, before and after the end; leaving it harms nothing."""
+    await two(rig)
+    rig.add("m", "3", load_error=Broken("no"))
+    rig.takes("load m/2", 5.0)
+    swap_id = rig.engine.start_swap("m", "2")
+    with trio.move_on_after(1):
+        await rig.engine.wait_for_swap(swap_id)
+    for _ in range(2):
+        operation = await rig.engine.wait_for_swap(swap_id)
+        assert (operation.state, operation.id, trio.current_time()) == (SwapState.COMPLETED, swap_id, 5.0)
+    swap_id = rig.engine.start_swap("m", "3")
+    for _ in range(2):
+        with pytest.raises(SwapFailed):
+            await rig.engine.wait_for_swap(swap_id)
+    with pytest.raises(SwapNotFound, match="nonsense"):
+        await rig.engine.wait_for_swap("nonsense")
 
 
 # --- history --------------------------------------------------------------------------------------------------------

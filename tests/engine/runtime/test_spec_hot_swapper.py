@@ -53,7 +53,7 @@ async def test_spec_swap_with_source_not_active_is_refused(rig: Rig, autojump_cl
     """Swap with source not active (should throw)."""
     await two(rig)
     rig.add("m", "0.9")
-    with pytest.raises(SwapNotAllowed, match="m/0.9 is not active; the active version is 1.0"):
+    with pytest.raises(SwapNotAllowed, match=r"m/0\.9 is not active; the active version is 1\.0"):
         await rig.engine.swap("m", V2, from_="0.9")
     assert rig.engine.swaps("m") == ()
 

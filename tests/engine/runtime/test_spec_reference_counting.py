@@ -148,7 +148,7 @@ async def test_spec_a_model_is_unloaded_while_somebody_waits_for_zero(rig: Rig, 
 
 
 async def test_spec_a_cancelled_request_holds_its_reference_until_it_is_over(rig: Rig, autojump_clock: Any) -> None:
-    """Edge case: request cancellation holding a reference: in the queue it ends at once, in a thread with the thread."""
+    """Edge case: request cancellation holding a reference: it ends at once in the queue, and else with its thread."""
     await rig.ready(execution="worker")
     rig.takes("worker m/1 0", 10.0)
     with trio.move_on_after(1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -68,7 +69,7 @@ class Child:
 
 def gaps(times: list[float]) -> list[float]:
     """Return what lies between the times."""
-    return [round(b - a, 6) for a, b in zip(times, times[1:], strict=False)]
+    return [round(b - a, 6) for a, b in pairwise(times)]
 
 
 async def test_each_restart_waits_twice_as_long_up_to_the_longest(autojump_clock: Any) -> None:

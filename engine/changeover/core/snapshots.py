@@ -54,7 +54,7 @@ class Balance:
     """The fold over one version's reference messages."""
 
     acquired: int
-    """How many references were ever taken."""
+    """How many references were ever taken, also those taken back at once because the version was just being shut."""
     released: int
     """How many were given back."""
     held: int

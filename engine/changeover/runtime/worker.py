@@ -59,6 +59,7 @@ class Replies:
 
     def give_up(self) -> None:
         """Answer those whose threads hang, at the end of the engine; the references stay with the threads."""
+        self._flush()  # whoever has an outcome gets that
         for request in list(self._expected.values()):
             key = request.account.owner.key
             text = f"{key} had not answered when the engine was closed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from changeover.errors import ChangeoverError
 from tests.support.journals import use_journal
 from tests.support.rig import Outcome, Rig, open_rig, running
 from tests.support.witness import one_saga
-from tests.support.workload import Plan, Record, plans, play
+from tests.support.workload import GOOD, Plan, Record, plans, play
 
 
 def unfinished(operation: SwapOperation) -> str | None:
@@ -61,22 +62,34 @@ def test_every_swap_ends_whatever_the_journal_does(plan: Plan, refused: set[int]
     check(play(plan, one_saga, prepare))
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(plan=plans(faults=False))
-def test_the_last_complete_swap_has_the_traffic(plan: Plan) -> None:
-    """Where no version was unloaded by hand, the model's traffic is where its swaps left it."""
-    found: dict[str, str | None] = {}
-
-    def look(witness: Any) -> None:
-        found.update({model.name: witness.engine._router.active(model.name) for model in plan.models})
-
-    quiet = [order for order in plan.orders if order.kind not in ("unload", "load", "ensure")]
-    record = play(Plan(plan.models, plan.asks, tuple(quiet), seed=plan.seed), look)
+def test_swaps_leave_one_version_and_it_is_the_last_one(plan: Plan) -> None:
+    """With nothing but swaps and rollbacks: each begins where the one before it ended, and nothing is left over."""
+    only = tuple(order for order in plan.orders if order.kind in ("swap", "rollback", "warm"))
+    record = play(Plan(plan.models, plan.asks, only, seed=plan.seed))
     for model in plan.models:
-        ended = [op for op in record.swaps if op.model == model.name and op.state is SwapState.COMPLETED]
-        assert all(op.from_version != op.to_version for op in ended)
-        chain = ["1", *(op.to_version for op in sorted(ended, key=lambda op: op.start_time))]
-        assert [op.from_version for op in sorted(ended, key=lambda op: op.start_time)] == chain[:-1]
+        done = [op for op in record.swaps if op.model == model.name and op.state is SwapState.COMPLETED]
+        done.sort(key=lambda op: op.start_time)
+        ways = ["1", *(op.to_version for op in done)]
+        assert [op.from_version for op in done] == ways[:-1]
+        assert record.loaded[model.name] == (ways[-1], (ways[-1],))
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(plan=plans(faults=True), refused=st.sets(st.integers(0, 40), max_size=6))
+def test_swaps_that_do_not_happen_leave_nothing_behind(plan: Plan, refused: set[int]) -> None:
+    """Failed, cancelled, rolled back, refused by the journal at some step: in the end each model has one version."""
+    only = tuple(order for order in plan.orders if order.kind in ("swap", "rollback", "warm"))
+    tame = tuple(attrs.evolve(ask, does=GOOD) for ask in plan.asks)
+
+    def prepare(rig: Rig) -> None:
+        journal = use_journal(rig)
+        journal.refuses = lambda record: record.forward and len(journal.tried) - 1 in refused
+
+    record = play(Plan(plan.models, tame, only, seed=plan.seed), None, prepare)
+    for active, loaded in record.loaded.values():
+        assert loaded == (active,)
 
 
 async def test_twenty_orders_at_once_are_one_swap(rig: Rig, autojump_clock: Any) -> None:

@@ -211,6 +211,8 @@ class Record:
     ordered: list[tuple[Order, str]]
     """Each order, and `done`, `cancelled` or the name of the error."""
     swaps: tuple[SwapOperation, ...] = ()
+    loaded: dict[str, tuple[str | None, tuple[str, ...]]] = attrs.field(factory=dict)
+    """By model: the active version and those that are loaded, long after the last client and before the end."""
     audit: Audit | None = None
     """Taken when everything had come to rest."""
     statistics: Statistics | None = None
@@ -257,6 +259,13 @@ async def run(
                     if plan.ends_s is not None:
                         await trio.sleep(plan.ends_s)
                         clients.cancel_scope.cancel()
+                if plan.ends_s is None:
+                    await trio.sleep(50.0)
+                    engine = rig.engine
+                    record.loaded = {
+                        model.name: (engine._router.active(model.name), engine.loaded_versions(model.name))
+                        for model in plan.models
+                    }
         with witness.watching():
             await trio.sleep(200.0)
             await settle()

@@ -121,6 +121,7 @@ class Engine(EngineBase):
 
     # --- requests ---
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C between a pin and its release would lose the reference
     async def infer(
         self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, timeout_s: float | None = None
     ) -> Reply:
@@ -157,6 +158,7 @@ class Engine(EngineBase):
             model=model, version=loaded.key.version, ran="no" if request.withdrawn else "unknown",
         )  # fmt: skip
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C between admission and sleep would have a task woken that is gone
     async def _by_worker(self, loaded: LoadedModel, request: Request) -> Reply:
         """Put a request into the lane and sleep until a worker has answered it.
 

@@ -50,6 +50,7 @@ class Lease:
         # `_account` is set when the block is entered; one store less on a path that counts them.
         self._account: Account
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C between the pin and its note would lose the reference
     def __enter__(self) -> Self:
         """Pin a version, without waiting.
 
@@ -69,6 +70,7 @@ class Lease:
         self._account, self._ref = world.router.pin(use, self._model, self._version)
         return self
 
+    @trio.lowlevel.enable_ki_protection
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -76,6 +78,7 @@ class Lease:
         ref, self._ref = self._ref, None  # as `release`, without its call
         self._account.release(ref)
 
+    @trio.lowlevel.enable_ki_protection
     def release(self) -> None:
         """Give the reference back; raises `ReferenceNotHeld`, and changes nothing, where that was done before."""
         if not hasattr(self, "_account"):

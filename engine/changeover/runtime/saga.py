@@ -286,9 +286,14 @@ class Saga:
         except AlreadyLoaded:
             return
         except trio.Cancelled:
+            self._call_off()
+            raise
+
+    def _call_off(self) -> None:
+        """Take the load order back where it still stands."""
+        if self._load is not None and self._called_off is None and not self._load.ready.settled:
             self._called_off = CalledOff(self._load)
             self._world.version(self.swap.new).post(self._called_off)
-            raise
 
     async def _shift(self) -> bool:
         """Move the traffic, in one step that nothing can split."""
@@ -328,6 +333,7 @@ class Saga:
 
     async def _take_new_out_of_use(self) -> None:
         """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
+        self._call_off()  # where the swap failed between its load and its warm-up, without waiting for either
         if self._called_off is not None:
             await self._called_off.done.wait()  # only then its state says whether the load came to an end
         new = self._world.version(self.swap.new)

@@ -21,13 +21,18 @@ QUIET, LOUD = "quiet", "loud"
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Plan, Plan]:
-    """Draw a plan for a quiet model, and the same one with a loud model beside it that gets everything wrong."""
+    """Draw a plan for a quiet model, and the same one with a loud model beside it that gets everything wrong.
+
+    No two things happen to the quiet model in the same moment: Trio would be free to choose which of them is first.
+    """
     quiet = draw(model_plans(QUIET, faults=False))
     loud = draw(model_plans(LOUD, faults=True))
     own: tuple[Ask, ...] = tuple(draw(st.lists(asks([QUIET], faults=False, most_s=8.0), min_size=10, max_size=20)))
     swaps: tuple[Order, ...] = tuple(draw(st.lists(orders((quiet,), faults=False, most_s=8.0), max_size=3)))
     noise = tuple(draw(st.lists(asks([LOUD], faults=True, most_s=8.0), min_size=10, max_size=30)))
     trouble = tuple(draw(st.lists(orders((loud,), faults=True, most_s=8.0), min_size=3, max_size=8)))
+    own = tuple(attrs.evolve(ask, at_s=ask.at_s + 0.001 * (n + 1)) for n, ask in enumerate(own))
+    swaps = tuple(attrs.evolve(swap, at_s=swap.at_s + 0.0001 * (n + 1)) for n, swap in enumerate(swaps))
     return Plan((quiet,), own, swaps), Plan((quiet, loud), own + noise, swaps + trouble)
 
 
@@ -52,14 +57,6 @@ def test_a_model_is_as_fast_beside_a_bad_neighbour_as_alone(pair: tuple[Plan, Pl
     quiet = latencies(alone, count, ready_s(*alone.models))
     assert latencies(together, count, ready_s(*together.models)) == quiet
     assert all(outcome == ["answered"] for _, outcome, _, _ in quiet)
-
-
-@attrs.frozen
-class Trouble:
-    """Something that a model does for ever."""
-
-    work: str
-    """The work that hangs: `load`, `warm`, `close` or `worker`."""
 
 
 @pytest.mark.parametrize("work", ["load", "warm", "close", "worker"])

@@ -21,16 +21,14 @@ QUIET, LOUD = "quiet", "loud"
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Plan, Plan]:
-    """Draw a plan for a quiet model, and the same one with a loud model beside it that gets everything wrong.
-
-    No two things happen to the quiet model in the same moment: Trio would be free to choose which of them is first.
-    """
+    """Draw a plan for a quiet model, and the same one with a loud model beside it that gets everything wrong."""
     quiet = draw(model_plans(QUIET, faults=False))
     loud = draw(model_plans(LOUD, faults=True))
     own: tuple[Ask, ...] = tuple(draw(st.lists(asks([QUIET], faults=False, most_s=8.0), min_size=10, max_size=20)))
     swaps: tuple[Order, ...] = tuple(draw(st.lists(orders((quiet,), faults=False, most_s=8.0), max_size=3)))
     noise = tuple(draw(st.lists(asks([LOUD], faults=True, most_s=8.0), min_size=10, max_size=30)))
     trouble = tuple(draw(st.lists(orders((loud,), faults=True, most_s=8.0), min_size=3, max_size=8)))
+    # No two things happen to the quiet model in the same moment: Trio would be free to choose which is first.
     own = tuple(attrs.evolve(ask, at_s=ask.at_s + 0.001 * (n + 1)) for n, ask in enumerate(own))
     swaps = tuple(attrs.evolve(swap, at_s=swap.at_s + 0.0001 * (n + 1)) for n, swap in enumerate(swaps))
     return Plan((quiet,), own, swaps), Plan((quiet, loud), own + noise, swaps + trouble)

@@ -129,19 +129,22 @@ async def test_only_the_model_that_was_opened_can_be_shut(router: Router) -> Non
     assert VersionKey("m", "1") in router._open
 
 
-async def test_a_pick_that_meets_a_shut_account_is_made_again(router: Router) -> None:
+@pytest.mark.parametrize("way", ["whole route", "split route"])
+async def test_a_pick_that_meets_a_shut_account_is_made_again(router: Router, way: str) -> None:
     """Between the choice and the pin the version may leave; the request goes to the one that took over."""
     one, two = loaded("1"), loaded("2")
     router.opened(one)
     router.opened(two)
-    acquire = one.account.acquire
 
-    def too_late(use: Any) -> Any:
+    def too_late(use: Any) -> None:
+        router._open[one.key] = one.account
         router.shut(one)
         one.account.shut()
-        return acquire(use)
 
-    router.direct = {"m": _Stand(one, too_late)}
+    if way == "whole route":
+        router.direct = {"m": _Stand(one, too_late)}
+    else:
+        router.direct, router._open[one.key] = {}, _Stand(one, too_late)
     assert picked(router) == "2"
     assert one.account.balance().held == 0
 

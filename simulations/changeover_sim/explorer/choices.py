@@ -1,0 +1,124 @@
+"""What a program says to the explorer: `choose`, `cancel_anywhere` and `touch`.
+
+Owns the list of scopes that may be cancelled in one schedule; the schedule that runs in this thread is found here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+import attrs
+import trio
+
+from changeover_sim.explorer import inside_trio
+from changeover_sim.explorer.errors import NotExploring
+from changeover_sim.explorer.queue import RunQueue
+from changeover_sim.explorer.tape import CANCEL, VALUE, Chooser
+
+T = TypeVar("T")
+
+_here = threading.local()
+
+
+@attrs.define(eq=False)
+class Offer:
+    """A scope that the explorer may cancel, and at how many moments it was asked so far."""
+
+    scope: trio.CancelScope
+    moments: int = 0
+
+
+class Choices:
+    """The decisions of one schedule that are not about order."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self.queue: RunQueue
+        self.touched: dict[object, set[Hashable]] = {}
+        """By task: what the work up to its next checkpoint touches."""
+        self._chooser = chooser
+        self._offers: list[Offer] = []
+
+    def value(self, width: int) -> int:
+        """Return one of `range(width)`, and write it on the tape."""
+        taken = self._chooser.value(width) if width > 1 else 0
+        if width > 1:
+            self.queue.tape.append((VALUE, width, taken))
+        return taken
+
+    def offer(self, scope: trio.CancelScope) -> None:
+        """Take a scope that may be cancelled, now or at any later moment."""
+        offer = Offer(scope)
+        self._offers.append(offer)
+        self.queue.after_step = self.after_step
+        self._ask(offer)
+
+    def after_step(self) -> None:
+        """Ask for each scope inside of which something has moved whether it is cancelled now."""
+        if not self._offers:
+            return
+        self._offers = [offer for offer in self._offers if not inside_trio.is_over(offer.scope)]
+        moved = sorted(
+            (step for step in self.queue.fresh() if isinstance(step, inside_trio.Task)), key=inside_trio.spawn_order
+        )
+        if self.queue.last is not None:
+            moved.append(self.queue.last)
+            self.queue.last = None
+        for offer in self._offers:
+            if any(inside_trio.is_inside(task, offer.scope) for task in moved):
+                self._ask(offer)
+
+    def _ask(self, offer: Offer) -> None:
+        taken = self._chooser.cancel(offer.moments)
+        self.queue.tape.append((CANCEL, 2, int(taken)))
+        offer.moments += 1
+        if taken:
+            offer.scope.cancel()
+
+    def give_up(self) -> None:
+        """Cancel nothing any more."""
+        self._offers.clear()
+
+
+def install(choices: Choices | None) -> None:
+    """Say which schedule this thread runs."""
+    _here.choices = choices
+
+
+def _current(wanted_by: str) -> Choices:
+    choices: Choices | None = getattr(_here, "choices", None)
+    if choices is None:
+        raise NotExploring(f"{wanted_by} decides nothing outside explore(); run the program by explore or replay")
+    return choices
+
+
+def choose(options: Sequence[T]) -> T:
+    """Return one of `options`, as the schedule has it; every one of them is tried sooner or later.
+
+    Raises `NotExploring` outside an exploration, and ValueError where there is nothing to choose from.
+    """
+    if not options:
+        raise ValueError("choose() needs at least one option")
+    return options[_current("choose()").value(len(options))]
+
+
+def cancel_anywhere(scope: trio.CancelScope) -> None:
+    """Let the explorer decide where `scope` is cancelled: now, at any checkpoint inside it, or never.
+
+    Call it inside the scope, before the first checkpoint. It is asked now, whenever a task inside the scope has parked
+    at a checkpoint, and whenever one was woken and has not run yet: from there on the cancellation is delivered by
+    Trio as ever, at the next checkpoint that is not shielded. With `Exhaustive(delays=0)` each of these moments is
+    tried once, in the order in which Trio would run the program anyway. Raises `NotExploring` outside an exploration.
+    """
+    _current("cancel_anywhere()").offer(scope)
+
+
+def touch(resource: Hashable) -> None:
+    """Say that the work of this task up to its next checkpoint uses `resource`; outside an exploration it does nothing.
+
+    Policies that look at conflicts (POS and SURW) use it; others do not.
+    """
+    choices: Choices | None = getattr(_here, "choices", None)
+    if choices is not None:
+        choices.touched.setdefault(trio.lowlevel.current_task(), set()).add(resource)

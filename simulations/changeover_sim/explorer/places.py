@@ -1,0 +1,91 @@
+"""Where a task stands, and what it is called: for people, and the same in every run of the same schedule.
+
+Owns the names of one schedule's tasks. It reads frames and never keeps one.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import os
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import attr
+import attrs
+import outcome
+import sniffio
+
+from changeover_sim.explorer import inside_trio
+
+_HERE = str(Path(__file__).resolve().parent) + os.sep
+_BENEATH = tuple(str(Path(str(module.__file__)).resolve().parent) + os.sep for module in (attr, outcome, sniffio))
+"""What Trio itself stands on: nobody looks for a bug of his own there."""
+_STDLIB = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
+
+
+@attrs.frozen
+class Place:
+    """A line of the program's own code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.short}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.file).name
+
+    @property
+    def text(self) -> str:
+        """What stands in the line."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+@functools.cache
+def is_own(filename: str) -> bool:
+    """Return whether a file is the program's own: not Trio's, not the explorer's, not the standard library's."""
+    foreign = inside_trio.is_of_trio(filename) or filename.startswith((_HERE, "<", *_BENEATH))
+    return not foreign and (not filename.startswith(_STDLIB) or "site-packages" in filename)
+
+
+def place(task: Any) -> Place | None:
+    """Return the innermost line of the program's own that the task stands at; None once it has ended."""
+    found = inside_trio.frames(task)
+    for frame, line in reversed(found):
+        if is_own(frame.f_code.co_filename):
+            return Place(frame.f_code.co_filename, line, frame.f_code.co_qualname)
+    if not found:
+        return None
+    frame, line = found[-1]
+    return Place(frame.f_code.co_filename, line, frame.f_code.co_qualname)
+
+
+class Names:
+    """Names tasks by their function, and numbers those of one function in the order of their spawning."""
+
+    def __init__(self) -> None:
+        self._names: dict[Any, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def spawned(self, task: Any) -> None:
+        """Name a new task."""
+        base = _short(task.name)
+        self._counts[base] += 1
+        self._names[task] = base if self._counts[base] == 1 else f"{base} {self._counts[base]}"
+
+    def of(self, task: Any) -> str:
+        """Return a task's name."""
+        return self._names.get(task) or _short(task.name)
+
+
+def _short(name: str) -> str:
+    if name.endswith("Schedule._main"):
+        return "program"
+    return name if name.startswith("<") else name.rpartition(".")[2]

@@ -1,0 +1,98 @@
+"""An exploration shared out among processes: the first of n takes the schedules 0, n, 2n and so on.
+
+Owns the processes, which are forked, so that any program can be explored, and have ended when it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import attrs
+
+from changeover_sim.explorer import errors, machine
+from changeover_sim.explorer.judge import confirm
+from changeover_sim.explorer.results import Result
+from changeover_sim.explorer.schedule import Ending, Stage
+from changeover_sim.explorer.search import Found, Plan, Search
+
+
+def explore_in_processes(plan: Plan, jobs: int) -> Result:
+    """Explore in `jobs` processes; the failure of the lowest index is the one that is told."""
+    began = machine.stopwatch()
+    context = multiprocessing.get_context("fork")
+    lowest = context.Value("q", plan.schedules)
+    pipes: list[tuple[Any, Connection]] = []
+    for first in range(min(jobs, plan.schedules)):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(plan, first, jobs, lowest, theirs), daemon=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads: the child touches none
+            process.start()
+        theirs.close()
+        pipes.append((process, ours))
+    try:
+        answers = [_answer(process, pipe) for process, pipe in pipes]
+    finally:
+        for process, pipe in pipes:
+            process.kill()
+            process.join()
+            pipe.close()
+    return _told(plan, answers, began)
+
+
+def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
+    for answer in answers:
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["text"])
+    found = Found(run=sum(answer["run"] for answer in answers))
+    failing = min((a for a in answers if a["index"] is not None), key=lambda a: a["index"], default=None)
+    notes = dict.fromkeys(note for answer in answers for note in answer["notes"])
+    failure = None
+    if failing is not None:
+        tape = [(kind, width, taken) for kind, width, taken in failing["tape"]]
+        ending = Ending(failing["verdict"], None, tape, failing["steps"], beyond_batch=False)
+        with Stage(plan.rules, plan.seed).open() as stage:
+            failure = confirm(plan, stage, failing["index"], ending)
+    return found.result(plan, failure, machine.stopwatch() - began, notes)
+
+
+def _answer(process: Any, pipe: Connection) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(pipe.recv_bytes())
+    except EOFError:
+        process.join()
+        raise errors.ExplorerError(f"a process of the exploration died, exit status {process.exitcode}") from None
+    return answer
+
+
+def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> None:
+    """Run one process's share, and send what came of it."""
+    answer: dict[str, Any]
+    try:
+        with Stage(plan.rules, plan.seed).open() as stage:
+            found = Search(plan, stage).run(_share(plan, first, jobs, lowest))
+        if found.index is not None:
+            with lowest.get_lock():
+                lowest.value = min(lowest.value, found.index)
+        ending: dict[str, Any] = attrs.asdict(found.ending, filter=_is_told) if found.ending else {}
+        answer = {"run": found.run, "index": found.index, "notes": list(stage.guard.notes), **ending}
+    except errors.ExplorerError as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+    pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _is_told(field: Any, _: Any) -> bool:
+    return field.name in {"tape", "verdict", "steps"}
+
+
+def _share(plan: Plan, first: int, jobs: int, lowest: Any) -> Iterator[int]:
+    """Yield the indices of one process, up to the lowest that has failed anywhere."""
+    for index in range(first, plan.schedules, jobs):
+        if index > lowest.value:
+            return
+        yield index

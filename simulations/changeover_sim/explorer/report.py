@@ -1,0 +1,150 @@
+"""How a failure reads: the verdict, the schedule as a table with a column per task, and how to run it again.
+
+Pure functions from values to text.
+"""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+from changeover_sim.explorer.places import Place, is_own
+from changeover_sim.explorer.results import Failure, Result
+from changeover_sim.explorer.trace import Step
+
+_WIDTH = 116
+_CELL_MIN = 26
+_STEPS_MAX = 40
+_LINES_MAX = 4
+_FRAMES_MAX = 8
+
+_MEANING = {
+    "exception": "the program raised",
+    "deadlock": "tasks wait that nobody will wake",
+    "livelock": "the program does not end",
+    "leftover": "the program returned and left tasks running",
+    "nondeterminism": "the same schedule went another way when it was run again",
+}
+
+
+def failure_text(failure: Failure) -> str:
+    """Return the whole report."""
+    blocks = [
+        f"{failure.verdict}: {_MEANING[failure.verdict]}",
+        f"{failure.program}, schedule {failure.schedule_index} of {failure.policy}, seed {failure.seed}",
+        "",
+        *_what(failure),
+        "",
+        *table(failure.trace),
+        "",
+        *_stock(failure),
+        *_again(failure),
+    ]
+    return "\n".join(blocks)
+
+
+def result_text(result: Result) -> str:
+    """Return one line for a result without a failure, the report for one with."""
+    how = "all there are" if result.exhausted else f"{result.policy}, seed {result.seed}"
+    count = f"{result.schedules_run:,} schedules ({how}), {result.schedules_per_s:,.0f}/s"
+    found = (
+        [f"no failure in {count}"] if result.failure is None else [f"failed within {count}", "", str(result.failure)]
+    )
+    return "\n".join([*found, *(f"note: {note}" for note in result.notes)])
+
+
+def _what(failure: Failure) -> list[str]:
+    if failure.exception is not None:
+        return _exception(failure.exception)
+    found = [failure.difference] if failure.difference else []
+    found += [f"still running: {task}" for task in failure.leftover]
+    return textwrap.wrap(" ".join(found), _WIDTH) if failure.difference else [*found, *map(str, failure.waiting)]
+
+
+def _exception(error: BaseException) -> list[str]:
+    """Return the exceptions inside the groups that Trio wraps them in, each with its own frames."""
+    found: list[str] = []
+    for leaf in _leaves(error):
+        frames = [frame for frame in traceback.extract_tb(leaf.__traceback__) if is_own(frame.filename)]
+        found += [line.rstrip() for line in traceback.format_exception_only(leaf)]
+        found += [
+            f"  {Place(frame.filename, frame.lineno or 0, frame.name)} in {frame.name}: {frame.line}"
+            for frame in frames[-_FRAMES_MAX:]
+        ]
+    return found
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return [leaf for one in inner for leaf in _leaves(one)] or [error]
+
+
+def _stock(failure: Failure) -> list[str]:
+    if failure.stock or failure.verdict == "nondeterminism":
+        return []
+    return ["Stock Trio runs every ready task once before any runs again, so today it does not make this schedule."]
+
+
+def _again(failure: Failure) -> list[str]:
+    if "<" in failure.program or failure.program.startswith("__main__:"):
+        return ["Run it again with: replay(program, token), where the token is", failure.token]
+    return ["Run it again with:", f"changeover replay {shlex.quote(failure.token)}"]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def table(trace: Sequence[Step]) -> list[str]:
+    """Return the schedule as lines of text: a column per task where they fit, else one column with the task's name.
+
+    A `*` marks a step that others, ready before it, had to let pass.
+    """
+    shown, left_out = trace[-_STEPS_MAX:], max(0, len(trace) - _STEPS_MAX)
+    tasks = list(dict.fromkeys(step.task for step in shown if step.task))
+    files = {place.short for step in shown for place in _places(step)}
+    width = (_WIDTH - 8) // max(1, len(tasks)) - 2
+    rows = _listed(shown, left_out, files) if width < _CELL_MIN else _columns(shown, left_out, tasks, width, files)
+    head = [f"  step  {'  '.join(f'{task:{width}.{width}}' for task in tasks)}".rstrip()] if width >= _CELL_MIN else []
+    skipped = [f"  ({left_out} earlier steps are left out; failure.trace has them)"] if left_out else []
+    file = [f"  in {files.pop()}"] if len(files) == 1 else []
+    return [*file, *head, *skipped, *rows]
+
+
+def _places(step: Step) -> list[Place]:
+    return [*step.lines, *([step.ends] if step.ends else [])]
+
+
+def _columns(shown: Sequence[Step], first: int, tasks: Sequence[str], width: int, files: set[str]) -> list[str]:
+    rows: list[str] = []
+    for number, step in enumerate(shown, first + 1):
+        before = (width + 2) * tasks.index(step.task) if step.task in tasks else 0
+        for n, text in enumerate(_cell(step, files)):
+            mark = f"{number:5}{'*' if step.skipped else ' '}" if n == 0 else " " * 6
+            rows.append(f" {mark} {' ' * before}{text[:width] if step.task else text}".rstrip())
+    return rows
+
+
+def _listed(shown: Sequence[Step], first: int, files: set[str]) -> list[str]:
+    wide = max((len(step.task) for step in shown), default=0)
+    rows: list[str] = []
+    for number, step in enumerate(shown, first + 1):
+        for n, text in enumerate(_cell(step, files)):
+            mark = f"{number:5}{'*' if step.skipped else ' '} {step.task:{wide}}" if n == 0 else " " * (7 + wide)
+            rows.append(f" {mark}  {text}"[:_WIDTH].rstrip())
+    return rows
+
+
+def _cell(step: Step, files: set[str]) -> list[str]:
+    """Return what a task did in a step: the lines that ran up to the checkpoint at which it stopped."""
+    named = len(files) > 1
+    lines = [f"{place if named else place.line}: {place.text}" for place in dict.fromkeys(step.lines)]
+    if len(lines) > _LINES_MAX:
+        lines = [*lines[: _LINES_MAX // 2], f"... {len(lines) - _LINES_MAX} lines", *lines[-_LINES_MAX // 2 :]]
+    cause = [f"[{step.cause}]"] if step.cause else []
+    if step.task and step.ends is None:
+        lines.append("(ends)")
+    elif step.ends is not None and (not step.lines or step.lines[-1] != step.ends):
+        lines.append(f"{step.ends if named else step.ends.line}: {step.ends.text}")
+    return [*cause, *lines] or ["(nothing of its own)"]

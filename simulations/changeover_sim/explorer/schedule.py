@@ -1,0 +1,299 @@
+"""One schedule: one run of the program under Trio, from its first step to its verdict.
+
+Owns the run, its queue and its threads, and ends all of them, whatever the program does. It decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from changeover_sim.explorer import choices as choices_
+from changeover_sim.explorer import inside_trio, machine, threads, waits
+from changeover_sim.explorer.errors import Abandoned, BadProgram, Uncontrolled
+from changeover_sim.explorer.places import Names, place
+from changeover_sim.explorer.queue import Mode, RunQueue, Timeouts
+from changeover_sim.explorer.tape import Chooser, Decision
+from changeover_sim.explorer.trace import Recorder, Step
+
+Program = Callable[[], Awaitable[object]]
+
+_NO_EVENTS: list[Any] = []
+
+
+@attrs.frozen
+class Rules:
+    """What holds for every schedule of an exploration."""
+
+    mode: Mode = "any-runnable"
+    """`any-runnable`: any step that could be next; `trio-batch`: each once in a batch, as stock Trio does."""
+    timeouts: Timeouts = "when-idle"
+    """`when-idle`: time stands still while anything can run; `any-time`: a deadline may come at every step."""
+    steps_max: int = 10_000
+    """After so many steps the schedule goes on first-in-first-out, and after twice as many it is a livelock."""
+    stall_s: float = 5.0
+    """Real seconds after which a program that makes no step is interrupted."""
+
+
+@attrs.frozen(eq=False)
+class Ending:
+    """How a schedule ended."""
+
+    verdict: str | None
+    """None: well; else `exception`, `deadlock`, `livelock` or `leftover`."""
+    error: BaseException | None
+    """What the program raised."""
+    tape: list[Decision]
+    steps: int
+    beyond_batch: bool
+    """Whether stock Trio, which runs each ready task once per batch, would not have made this schedule."""
+    waiting: tuple[waits.Wait, ...] = ()
+    """For a deadlock or a livelock: every task that waits, and for whom."""
+    leftover: tuple[str, ...] = ()
+    """The tasks that were alive when the program had returned."""
+    trace: tuple[Step, ...] = ()
+    """Step by step, where it was recorded."""
+
+
+class _NoIO:
+    """Stands where Trio waits for sockets: nothing real is ever waited for."""
+
+    def process_events(self, events: object) -> None:
+        """There are none."""
+
+    def force_wakeup(self) -> None:
+        """Nobody sleeps."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse every way of waiting for the operating system."""
+        guard = machine.current_guard()
+        if name.startswith("__") or guard is None:
+            raise AttributeError(name)
+        guard.refuse(f"the program waits for real I/O ({name}); use trio.testing.memory_stream_pair()")
+        raise AssertionError(name)
+
+
+class Stage:
+    """What lives as long as an exploration: the guard, the alarm, and the way to threads."""
+
+    def __init__(self, rules: Rules, seed: int) -> None:
+        self.rules = rules
+        self.seed = seed
+        self.guard = machine.Guard()
+        self.alarm = machine.Alarm(lambda: self.steps, rules.stall_s)
+        self.running: threads.Threads | None = None
+        self._queue: RunQueue | None = None
+        self._steps_before = 0
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps were made on this stage."""
+        return self._steps_before + (self._queue.steps if self._queue else 0)
+
+    @contextmanager
+    def open(self) -> Generator[Stage, None, None]:
+        """Take over this thread for the length of the block; refused inside `trio.run`."""
+        inside_trio.check()
+        if inside_trio.in_run():
+            raise BadProgram("explore() was called inside trio.run(); it runs Trio itself: call it from plain code")
+        with ExitStack() as stack:
+            cache = stack.enter_context(inside_trio.threads_by(self._start_thread, threads.mailbox))
+            self._real_threads = cache.real
+            stack.enter_context(machine.borrowed_chance())
+            stack.enter_context(self.alarm.set())
+            stack.enter_context(self.guard.watching())
+            self.collect = stack.enter_context(machine.collected_between())
+            yield self
+
+    def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | None = None) -> Ending:
+        """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
+        self.collect()
+        machine.seed_chance(chance)
+        run = Schedule(program, chooser, self, recorder)
+        self._steps_before, self._queue, self.running = self.steps, run.queue, run.threads
+        try:
+            ending = run.play()
+        finally:
+            self._steps_before, self._queue, self.running = self.steps, None, None
+        if self.alarm.fired is not None:
+            raise machine.stalled(self.alarm.fired, self.rules.stall_s)
+        if run.threads.foreign:
+            self.guard.refused = f"a thread that is not controlled ({run.threads.foreign[0]}) reached into the run"
+        if self.guard.refused is not None:
+            raise Uncontrolled(self.guard.refused)
+        return ending
+
+    def _start_thread(self, work: Any, deliver: Any, name: Any) -> bool:
+        job = threads.current_job()
+        if self.running is None or (job is None and self.running.is_elsewhere()):
+            return False
+        self.running.start(work, deliver, name)
+        return True
+
+    def launch(self, body: Callable[[], None], name: str) -> None:
+        """Run something in a real thread of Trio's own cache, under the same guard."""
+        with self.guard.pause():
+            self._real_threads.start_thread_soon(partial(self.guard.over, body), _ignore, name)
+
+
+class Schedule:
+    """One run, with everything that belongs to it."""
+
+    def __init__(self, program: Program, chooser: Chooser, stage: Stage, recorder: Recorder | None) -> None:
+        rules = stage.rules
+        self.choices = choices_.Choices(chooser)
+        self.queue = RunQueue(chooser, rules.mode, rules.timeouts, rules.steps_max)
+        self.choices.queue = self.queue
+        self.threads = threads.Threads(self.queue.append, stage.launch)
+        self.leftover: tuple[str, ...] = ()
+        self._program = program
+        self._stage = stage
+        self._recorder = recorder
+        self._internal: trio.TrioInternalError | None = None
+        self._names = Names()
+        self.runner = inside_trio.make_runner(
+            self.queue, self.queue.timers, self.queue.clock, _NoIO(), self._hooks(), self.threads.is_foreign
+        )
+        self.queue.is_waiting_for_idle = lambda: self.runner.waiting_for_idle
+        if recorder is not None:
+            recorder.follow(self.queue, self._names)
+
+    def _hooks(self) -> dict[str, Callable[..., None]]:
+        spawned = {} if self._recorder is None else {"task_spawned": self._names.spawned}
+        return {"task_exited": self._task_exited, **spawned}
+
+    async def _main(self) -> None:
+        made = self._program()
+        if not inspect.isawaitable(made):
+            raise _NotAsync(type(made).__name__)
+        await made
+
+    def play(self) -> Ending:
+        """Run to the end, and then end whatever is left."""
+        choices_.install(self.choices)
+        ended = False
+        try:
+            with inside_trio.loop_of(self.runner, self._main) as loop:
+                try:
+                    ended = self._drive(loop)
+                    ending = self._judge(ended=ended)
+                finally:
+                    if self._recorder is not None:
+                        self._recorder.stop()
+                    if not ended:
+                        self._abandon(loop)
+        finally:
+            choices_.install(None)
+            self.threads.give_up()
+        return ending
+
+    def _drive(self, loop: inside_trio.Loop) -> bool:
+        """Make passes until the run is over (True) or stuck (False)."""
+        send, queue = loop.send, self.queue
+        try:
+            send(None)
+            while queue.halted is None:
+                send(_NO_EVENTS)
+        except StopIteration:
+            return True
+        except trio.TrioInternalError as error:
+            self._internal = error
+            return True
+        return False
+
+    def _judge(self, *, ended: bool) -> Ending:
+        error = self._error()
+        verdict: str | None = None
+        waiting: tuple[waits.Wait, ...] = ()
+        if error is not None:
+            verdict = "exception"
+            self._refuse_misuse(error)
+        elif not ended:
+            waiting = waits.graph(filter(self._is_ours, self.runner.tasks), self._names)
+            dead = self.queue.halted == "stuck" or waits.has_cycle(waiting)
+            verdict = "deadlock" if dead else "livelock"
+        elif self.leftover:
+            verdict = "leftover"
+        trace = () if self._recorder is None else self._recorder.steps()
+        return Ending(
+            verdict,
+            error,
+            self.queue.tape,
+            self.queue.steps,
+            self.queue.beyond_batch,
+            waiting,
+            self.leftover,
+            trace,
+        )
+
+    def _error(self) -> BaseException | None:
+        if self.queue.broken is not None:
+            raise self.queue.broken
+        if self._internal is not None:
+            if isinstance(self._internal.__cause__, KeyboardInterrupt):
+                raise KeyboardInterrupt from self._internal
+            return self._internal
+        return getattr(self.runner.main_task_outcome, "error", None)
+
+    @staticmethod
+    def _refuse_misuse(error: BaseException) -> None:
+        """Raise what is no finding: Ctrl-C, a program that is not async, one that calls `trio.run`."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if isinstance(error, _NotAsync):
+            raise BadProgram(
+                f"the program returned {error} instead of something to await; hand over an async function"
+            ) from None
+        if isinstance(error, RuntimeError) and "run() from inside a run()" in str(error):
+            raise BadProgram("the program calls trio.run() itself; hand over the async function it runs") from error
+
+    def _task_exited(self, task: inside_trio.Task) -> None:
+        if task is self.runner.main_task:
+            alive = self.runner.tasks - {self.runner.init_task}
+            left = sorted((t for t in alive if not inside_trio.is_trios_own(t)), key=inside_trio.spawn_order)
+            self.leftover = tuple(f"{self._names.of(t)} at {place(t)}" for t in left)
+
+    # --- giving up ----------------------------------------------------------------------------------------------------
+
+    def _abandon(self, loop: inside_trio.Loop) -> None:
+        """End a run that does not end: every task finds `Abandoned` at each checkpoint, shielded or not."""
+        self.choices.give_up()
+        self.queue.hand_over()
+        self.queue.before_step = self._poison
+        try:
+            while self.queue.halted is None:
+                if not self.queue:
+                    self._abort_all()
+                loop.send(_NO_EVENTS)
+        except (StopIteration, trio.TrioInternalError):
+            return
+        inside_trio.drop(loop, sorted(self.runner.tasks, key=inside_trio.spawn_order))
+
+    def _is_ours(self, task: inside_trio.Task) -> bool:
+        return task is not self.runner.init_task and task.name != inside_trio.ENTRY
+
+    def _poison(self, task: inside_trio.Task | None, _: object) -> None:
+        if task is not None and self._is_ours(task):
+            inside_trio.poison(task, Abandoned())
+
+    def _abort_all(self) -> None:
+        for task in sorted(self.runner.tasks, key=inside_trio.spawn_order):
+            if self._is_ours(task) and inside_trio.waits(task):
+                inside_trio.abort(task, Abandoned())
+
+
+class _NotAsync(Exception):
+    """The program is a plain function; the text is the type of what it returned."""
+
+
+def _ignore(_: object) -> None:
+    """Nobody asks how a thread's turn ended: the thread has delivered its result itself."""

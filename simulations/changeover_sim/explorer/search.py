@@ -1,0 +1,225 @@
+"""Explore and replay: schedule after schedule until one fails, and that one again, step by step.
+
+Owns the stage of one exploration. Every failure is run again before it is told, and told only if it fails again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import attrs
+
+from changeover_sim.explorer import inside_trio, machine, token
+from changeover_sim.explorer.errors import BadProgram, TokenError
+from changeover_sim.explorer.judge import confirm, failure_of, fingerprint
+from changeover_sim.explorer.queue import Mode, Timeouts
+from changeover_sim.explorer.results import Failure, Result
+from changeover_sim.explorer.schedule import Ending, Program, Rules, Stage
+from changeover_sim.explorer.tape import Played, picks_of
+from changeover_sim.explorer.trace import Recorder
+from changeover_sim.policies import Policy, RandomWalk
+
+_ORDER_STREAM, _CHANCE_STREAM = 1, 2
+_TWICE_EVERY = 100
+"""Every so many schedules one is run twice, to see whether the program is deterministic; the first always is."""
+
+
+@attrs.frozen
+class Plan:
+    """What is to be explored, checked."""
+
+    program: Program
+    schedules: int
+    policy: Policy
+    seed: int
+    rules: Rules
+    name: str
+
+    def chance(self, index: int) -> int:
+        """Return the seed of the program's own draws in one schedule: the same in all of them for a search."""
+        drawn = machine.chance(self.seed, _CHANCE_STREAM, index if self.policy.samples else 0)
+        return drawn.getrandbits(32)
+
+    def token(self, index: int, ending: Ending, print_: int) -> token.Token:
+        """Return what replays a schedule."""
+        picks, policy = picks_of(ending.tape), repr(self.policy)
+        return token.Token(
+            self.name,
+            self.rules,
+            self.chance(index),
+            picks,
+            policy,
+            self.seed,
+            index,
+            ending.steps,
+            print_,
+            *inside_trio.versions(),
+        )
+
+
+def explore(
+    program: Program,
+    *,
+    schedules: int = 10_000,
+    policy: Policy | None = None,
+    seed: int = 0,
+    mode: Mode = "any-runnable",
+    timeouts: Timeouts = "when-idle",
+    jobs: int = 1,
+    steps_max: int = 10_000,
+    stall_s: float = 5.0,
+) -> Result:
+    """Run `program` under one schedule after the other until one fails, and return what was found.
+
+    `program` is an async callable without arguments that makes all it needs afresh: it is called once per schedule, in
+    a Trio run of its own, under a virtual clock that starts at 0 s and moves only when nothing can run. It fails by
+    raising, by a deadlock or a livelock, or by returning while a task of its own is still running. The same arguments
+    find the same failure; with `jobs` processes it is that of the lowest index, whoever finds it.
+
+    `policy` is a `RandomWalk()` unless told otherwise. `mode="trio-batch"` keeps to what stock Trio can do today: every
+    ready task once, then the next batch. `timeouts="any-time"` lets a deadline come although something can run.
+    Behind `steps_max` steps a schedule goes on first-in-first-out, behind twice as many it is given up.
+
+    Raises `BadProgram` for what is no such program, `Uncontrolled` where it uses real sockets, threads or processes,
+    `Stalled` where it makes no step for `stall_s` real seconds, `TrioNotSupported`, and ValueError for the rest.
+    """
+    policy = RandomWalk() if policy is None else policy
+    plan = _checked(program, schedules, policy, seed, Rules(mode, timeouts, steps_max, stall_s), jobs)
+    if jobs > 1:
+        from changeover_sim.explorer.processes import explore_in_processes  # noqa: PLC0415 - it knows this module
+
+        return explore_in_processes(plan, jobs)
+    began = machine.stopwatch()
+    with Stage(plan.rules, plan.seed).open() as stage:
+        found = Search(plan, stage).run(range(plan.schedules))
+        failure = None if found.index is None else confirm(plan, stage, found.index, found.ending)
+    return found.result(plan, failure, machine.stopwatch() - began, stage.guard.notes)
+
+
+@attrs.define
+class Found:
+    """What a search has come to."""
+
+    run: int = 0
+    index: int | None = None
+    ending: Any = None
+    exhausted: bool = False
+
+    def result(self, plan: Plan, failure: Failure | None, seconds: float, notes: Iterable[str]) -> Result:
+        """Return the result of an exploration that took so long."""
+        speed = self.run / seconds if seconds else 0.0
+        return Result(failure, self.run, speed, self.exhausted, repr(plan.policy), plan.seed, tuple(notes))
+
+
+class Search:
+    """One policy at work on one program."""
+
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._strategy = plan.policy.begin()
+
+    def run(self, indices: Iterable[int]) -> Found:
+        """Run these schedules up to the first that fails, or that goes another way when it is run again."""
+        found = Found()
+        for index in indices:
+            ending = self._schedule(index)
+            if ending is None:
+                found.exhausted = True
+                break
+            found.run += 1
+            if ending.verdict is not None or self._differs(index, ending):
+                found.index, found.ending = index, ending
+                break
+            self._strategy.learn(ending.tape)
+        else:
+            found.exhausted = not self._plan.policy.samples and self._schedule_left(found.run) is None
+        return found
+
+    def _schedule(self, index: int) -> Ending | None:
+        chooser = self._strategy.chooser(index, machine.chance(self._plan.seed, _ORDER_STREAM, index))
+        return None if chooser is None else self._stage.play(self._plan.program, chooser, self._plan.chance(index))
+
+    def _schedule_left(self, index: int) -> object | None:
+        return self._strategy.chooser(index, machine.chance(self._plan.seed, _ORDER_STREAM, index))
+
+    def _differs(self, index: int, ending: Ending) -> bool:
+        if index % _TWICE_EVERY:
+            return False
+        again = self._stage.play(self._plan.program, Played(picks_of(ending.tape)), self._plan.chance(index))
+        return again.tape != ending.tape or again.verdict != ending.verdict
+
+
+def replay(program: Program, token_text: str) -> Result:
+    """Run the one schedule of a token again and return what came of it, recorded step by step.
+
+    Raises `TokenError` for a token that is damaged, of another version or of another program, and what `explore`
+    raises. Where the steps are not those that the token was made with, `notes` says so: the program has changed since.
+    """
+    made = token.decode(token_text)
+    if made.program != token.name_of(program):
+        raise TokenError(f"the token is for the program {made.program}, and this is {token.name_of(program)}")
+    plan = _checked(program, 1, _Named(made.policy), made.seed, made.rules, 1)
+    began = machine.stopwatch()
+    with Stage(plan.rules, plan.seed).open() as stage:
+        recorder = Recorder(made.steps)
+        ending = stage.play(program, Played(made.picks), made.chance, recorder)
+    print_, notes = fingerprint(ending), list(stage.guard.notes)
+    if print_ != made.print:
+        notes.append(_changed(made))
+    exact = attrs.evolve(made, picks=picks_of(ending.tape), steps=ending.steps, print=print_)
+    failure = None if ending.verdict is None else failure_of(exact, ending)
+    return Found(1).result(plan, failure, machine.stopwatch() - began, notes)
+
+
+def _changed(made: token.Token) -> str:
+    versions = token.versions_note(made)
+    reason = versions or "the program has changed since, or what it does depends on something that is not controlled"
+    return f"the steps are not those that the token was made with: {reason}"
+
+
+@attrs.frozen(repr=False)
+class _Named:
+    """Stands for the policy that a token was found by."""
+
+    name: str
+    samples = True
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def begin(self) -> Any:
+        """Never asked: a replay decides nothing."""
+        raise NotImplementedError
+
+
+def _check_callable(program: Any) -> None:
+    if callable(program):
+        return
+    hint = ""
+    if inspect.iscoroutine(program):
+        program.close()  # else Python warns that it was never awaited
+        hint = "; hand over the function itself, not its call"
+    raise BadProgram(f"the program must be an async callable without arguments, not {program!r}{hint}")
+
+
+def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules, jobs: int) -> Plan:
+    """Return the plan, or raise for what cannot be meant."""
+    _check_callable(program)
+    for name, number in (("schedules", schedules), ("jobs", jobs), ("steps_max", rules.steps_max)):
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
+    if not rules.stall_s > 0:
+        raise ValueError(f"stall_s must be a positive number of seconds, not {rules.stall_s!r}")
+    for name, given, known in (("mode", rules.mode, Mode), ("timeouts", rules.timeouts, Timeouts)):
+        if given not in get_args(known):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(known)))}, not {given!r}")
+    if isinstance(policy, type) or not hasattr(policy, "begin"):
+        raise ValueError(f"policy must be a policy such as RandomWalk(), not {policy!r}")
+    if jobs > 1 and not policy.samples:
+        raise ValueError(f"{policy!r} decides each schedule by the one before, so it cannot be shared out: use jobs=1")
+    return Plan(program, schedules, policy, seed, rules, token.name_of(program))

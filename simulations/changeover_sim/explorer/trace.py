@@ -1,0 +1,118 @@
+"""The record of one schedule: step by step, which task ran which of the program's lines, and where it stopped.
+
+Owns Python's trace function while it records, and gives it back; only a replay is recorded, because it is slow.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from changeover_sim.explorer import inside_trio
+from changeover_sim.explorer.places import Names, Place, is_own, place
+from changeover_sim.explorer.queue import PassingTime, RunQueue
+from changeover_sim.explorer.tape import CANCEL, ORDER
+from changeover_sim.explorer.timers import Due
+
+STEPS_MAX = 2_000
+"""How many steps of a schedule are recorded."""
+
+
+@attrs.frozen
+class Step:
+    """One step of a schedule: all that a task does between two checkpoints, or what happens instead of a task."""
+
+    task: str
+    """The task's name; empty where none ran."""
+    time_s: float
+    """When, in virtual seconds."""
+    begins: Place | None
+    """The line that the task stood at; None at its very first step."""
+    lines: tuple[Place, ...]
+    """The program's own lines that ran, in order."""
+    ends: Place | None
+    """The line of the next checkpoint; None: the task has ended."""
+    cause: str
+    """What happened beside it or instead of it: a deadline that came, an exception that the checkpoint raised."""
+    skipped: int
+    """How many others were ready before it and were passed over; 0: first-in-first-out would have done the same."""
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.begins} -> {self.ends} {self.cause}".strip()
+
+
+class Recorder:
+    """Records one schedule, the last `STEPS_MAX` steps of it."""
+
+    def __init__(self, steps: int) -> None:
+        """Take down the end of a schedule of so many steps: what is long past is left out, since it takes long."""
+        self._from = steps - STEPS_MAX
+        self._steps: list[Step] = []
+        self._names = Names()
+        self._queue: RunQueue
+        self._task: Any = None
+        self._open: tuple[str, float, Place | None, str, int] | None = None
+        self._seen = 0
+        self._lines: list[Place] = []
+        self._before: Any = None
+
+    def follow(self, queue: RunQueue, names: Names) -> None:
+        """Record what this queue hands out."""
+        self._queue, self._names = queue, names
+        queue.before_step = self._step
+        self._before = sys.gettrace()
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return what was recorded so far; what the program never sees, Trio's own tasks, is left out."""
+        return tuple(step for step in self._steps if not step.task.startswith("<"))
+
+    def stop(self) -> None:
+        """Close the last step, and give Python's trace function back."""
+        self._close()
+        self._queue.before_step = None
+
+    def _step(self, task: Any, chosen: Any) -> None:
+        self._close()
+        if self._queue.steps < self._from:
+            self._seen = len(self._queue.tape)
+            return
+        decisions = self._queue.tape[self._seen :]
+        self._seen = len(self._queue.tape)
+        begins = error = None
+        if task is not None:
+            begins = None if inside_trio.is_fresh(task) else place(task)
+            error = inside_trio.error_of(task)
+        cancelled = any(kind == CANCEL and taken for kind, _, taken in decisions)
+        causes = [_cause(chosen), "cancel_anywhere" if cancelled else "", type(error).__name__ if error else ""]
+        skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
+        name = "" if task is None else self._names.of(task)
+        self._task, self._open = task, (name, self._queue.clock.now, begins, ", ".join(filter(None, causes)), skipped)
+        sys.settrace(self._trace)
+
+    def _close(self) -> None:
+        sys.settrace(self._before)
+        if self._open is None:
+            return
+        (name, time_s, begins, cause, skipped), self._open = self._open, None
+        ends = None if self._task is None else place(self._task)
+        self._steps.append(Step(name, time_s, begins, tuple(self._lines), ends, cause, skipped))
+        self._lines.clear()
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        return self._line if is_own(frame.f_code.co_filename) else None
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            self._lines.append(Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))
+        return self._line
+
+
+def _cause(chosen: Any) -> str:
+    if isinstance(chosen, Due):
+        return f"deadline {chosen.deadline:g} s"
+    if isinstance(chosen, PassingTime):
+        return "time passes"
+    return "" if isinstance(chosen, inside_trio.Task) else f"thread {chosen.name}"

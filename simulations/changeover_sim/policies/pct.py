@@ -1,0 +1,96 @@
+"""PCT, probabilistic concurrency testing: strict random priorities, and a few moments at which the first is demoted.
+
+Burckhardt, Kothari, Musuvathi, Nagarakatte: A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs,
+ASPLOS 2010. Finds what needs one task to be starved for long, which a random walk practically never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any, ClassVar
+
+import attrs
+
+from changeover_sim.explorer.tape import ORDER, Decision
+from changeover_sim.policies.base import Cancels
+
+
+def _at_least_one(_: object, __: object, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"PCT needs a depth of at least 1, not {value!r}")
+
+
+@attrs.frozen
+class PCT:
+    """Finds a bug of depth `depth` in n tasks and k decisions with probability at least 1 / (n * k ** (depth - 1))."""
+
+    depth: int = attrs.field(default=3, validator=_at_least_one)
+    """How many ordering constraints the bug needs; one demotion fewer is made."""
+
+    samples: ClassVar[bool] = True
+
+    def begin(self) -> Priorities:
+        """Return a strategy that has seen nothing yet."""
+        return Priorities(self.depth)
+
+
+class Priorities:
+    """PCT over one program: it measures how many decisions a schedule has, and spreads its demotions over them."""
+
+    def __init__(self, depth: int) -> None:
+        self._demotions = depth - 1
+        self._decisions_max = 1
+        self._cancels = Cancels()
+
+    def chooser(self, index: int, rng: Random) -> Prioritised:
+        """Return the priorities of schedule `index`; it never runs out."""
+        at = sorted(rng.randrange(self._decisions_max) for _ in range(self._demotions))
+        return Prioritised(rng, at, self._cancels)
+
+    def learn(self, tape: Sequence[Decision]) -> None:
+        """Learn how long a schedule can be."""
+        self._decisions_max = max(self._decisions_max, sum(1 for kind, _, _ in tape if kind == ORDER))
+        self._cancels.learn(tape)
+
+
+class Prioritised:
+    """One schedule of PCT."""
+
+    def __init__(self, rng: Random, demotions: Sequence[int], cancels: Cancels) -> None:
+        self._rng = rng
+        self._demotions = list(reversed(demotions))
+        self._cancels = cancels
+        self._cancel_at = -1
+        self._decision = 0
+        self._lowest = 0.0
+        self._priority: dict[Any, float] = {}
+
+    def pick(self, candidates: Sequence[Any]) -> int:
+        """Return the one of the highest priority, once those whose moment it is were demoted."""
+        priority = self._priority
+        for candidate in candidates:
+            if candidate not in priority:
+                priority[candidate] = self._rng.random()
+        first = self._first(candidates)
+        while self._demotions and self._demotions[-1] <= self._decision:
+            self._demotions.pop()
+            self._lowest -= 1.0
+            priority[candidates[first]] = self._lowest
+            first = self._first(candidates)
+        self._decision += 1
+        return first
+
+    def _first(self, candidates: Sequence[Any]) -> int:
+        found = [self._priority[candidates[n]] for n in range(len(candidates))]
+        return found.index(max(found))
+
+    def value(self, width: int) -> int:
+        """Return any option."""
+        return self._rng.randrange(width)
+
+    def cancel(self, moment: int) -> bool:
+        """Return whether the drawn moment has come."""
+        if moment == 0:
+            self._cancel_at = self._cancels.draw(self._rng)
+        return moment == self._cancel_at

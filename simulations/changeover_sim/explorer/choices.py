@@ -120,5 +120,5 @@ def touch(resource: Hashable) -> None:
     Policies that look at conflicts (POS and SURW) use it; others do not.
     """
     choices: Choices | None = getattr(_here, "choices", None)
-    if choices is not None:
+    if choices is not None and trio.lowlevel.in_trio_task():
         choices.touched.setdefault(trio.lowlevel.current_task(), set()).add(resource)

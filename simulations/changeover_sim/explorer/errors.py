@@ -15,6 +15,10 @@ class BadProgram(ExplorerError):
     """What was handed over is no async callable without arguments, or calls `trio.run` itself."""
 
 
+class BadPolicy(ExplorerError):
+    """A policy decided something that is no decision."""
+
+
 class Uncontrolled(ExplorerError):
     """The program used something real, a socket, a thread or a process, whose timing cannot be controlled."""
 

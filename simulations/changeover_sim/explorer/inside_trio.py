@@ -48,7 +48,8 @@ NAMES: tuple[tuple[Any, str], ...] = (
     *((Runner, name) for name in ("init_task", "main_task", "main_task_outcome", "entry_queue", "asyncgens")),
     *((Task, name) for name in ("_counter", "_next_send", "_next_send_fn", "_abort_func", "_attempt_abort")),
     *((Task, name) for name in ("_cancel_status", "_runner", "custom_sleep_data", "iter_await_frames", "name")),
-    *((trio.CancelScope, name) for name in ("_cancel", "_cancel_status", "_registered_deadline", "_has_been_entered")),
+    *((trio.CancelScope, name) for name in ("_cancel_status", "_registered_deadline", "_has_been_entered")),
+    *(((trio.CancelScope, "_cancel"),) if hasattr(run_loop, "CancelReason") else ()),  # both since Trio 0.31
     (run_loop.CancelStatus, "encloses"),
     (Task, "_child_nurseries"),
     (_entry_queue.EntryQueue, "wakeup"),
@@ -244,7 +245,7 @@ def lot_holders(lot: object) -> list[Task]:
 
 def frames(task: Task) -> list[tuple[Any, int]]:
     """Return frame and line of everything that the task is inside of, outermost first."""
-    return list(task.iter_await_frames())
+    return list(task.iter_await_frames()) if task.coro.cr_frame is not None else []
 
 
 # --- cancel scopes ----------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def is_due(scope: trio.CancelScope, deadline: float) -> bool:
 def expire(scope: trio.CancelScope) -> None:
     """Cancel a scope as Trio does when its deadline has come."""
     reason = getattr(run_loop, "CancelReason", None)
-    if reason is None:  # before Trio 0.32
+    if reason is None:
         scope.cancel()
     else:
         scope._cancel(reason(source="deadline"))

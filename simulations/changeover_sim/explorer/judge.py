@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 
 from changeover_sim.explorer import token
 from changeover_sim.explorer.results import Failure, Verdict
-from changeover_sim.explorer.schedule import Ending, Program, Stage
+from changeover_sim.explorer.schedule import Ending, Program
+from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Decision, Played, picks_of
 from changeover_sim.explorer.trace import Recorder, Step
 
@@ -32,14 +33,14 @@ class Plan(Protocol):
         ...
 
 
-def confirm(plan: Plan, stage: Stage, index: int, first: Ending) -> Failure:
-    """Run a schedule again, recorded; where it goes another way, that is the failure."""
+def confirm(plan: Plan, stage: Stage, index: int, first: Ending, other: Ending | None = None) -> Failure:
+    """Run a schedule again, recorded; where it goes another way, that is the failure, and `other` is such a run."""
     again = _recorded(plan, stage, index, first)
     made = plan.token(index, first, fingerprint(again))
     if again.tape == first.tape and again.verdict == first.verdict and first.verdict is not None:
         return failure_of(made, again)
     third = _recorded(plan, stage, index, first)
-    return failure_of(made, again, _difference(first, again, third))
+    return failure_of(made, again, _difference(first, other or again, again, third))
 
 
 def _recorded(plan: Plan, stage: Stage, index: int, first: Ending) -> Ending:
@@ -61,7 +62,7 @@ def failure_of(made: token.Token, ending: Ending, difference: str = "") -> Failu
         ending.waiting,
         ending.leftover,
         difference,
-        stock=not ending.beyond_batch,
+        stock=ending.stock,
     )
 
 
@@ -70,26 +71,23 @@ def fingerprint(ending: Ending) -> int:
     return zlib.crc32("\n".join(map(str, ending.trace)).encode())
 
 
-def _difference(first: Ending, second: Ending, third: Ending) -> str:
+def _difference(first: Ending, second: Ending, recorded: Ending, again: Ending) -> str:
     """Say where two runs of the same schedule part, and what that means."""
-    steps = _first_difference(second.trace, third.trace)
+    steps = _first_difference(recorded.trace, again.trace)
     if steps is not None:
         at, one, other = steps
-        return (
-            f"step {at + 1} was {one or 'no step at all'} and, run again, {other or 'no step at all'}. Something that "
-            "is not controlled decides there: the wall clock, a set of strings, os.urandom, an address"
-        )
+        return f"step {at + 1} was {one or 'no step at all'} and, run again, {other or 'no step at all'}. {_LOOSE}"
     decisions = _first_difference(first.tape, second.tape)
     if decisions is None:
         ended = f"it ended with {first.verdict or 'success'} and then with {second.verdict or 'success'}"
-        return f"{ended}. {_KEPT}"
+        return f"{ended}. {_LOOSE}"
     at, one, other = decisions
-    return f"decision {at + 1} was {_shown(one)} and, run again, {_shown(other)}. {_KEPT}"
+    return f"decision {at + 1} was {_shown(one)} and, run again, {_shown(other)}. {_LOOSE}"
 
 
-_KEPT = (
-    "Run again and again it goes the same way: so the program keeps something from one schedule to the next, such as a "
-    "module's variable, a cache or a file. Let it make all it needs afresh"
+_LOOSE = (
+    "Something that is not controlled decides there: the wall clock, a set of strings, os.urandom, an address; or "
+    "something that the program keeps from one run to the next, such as a module's variable, a cache or a file"
 )
 
 

@@ -10,18 +10,20 @@ import linecache
 import os
 import sysconfig
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import attr
 import attrs
-import outcome
-import sniffio
 
 from changeover_sim.explorer import inside_trio
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
-_BENEATH = tuple(str(Path(str(module.__file__)).resolve().parent) + os.sep for module in (attr, outcome, sniffio))
+_BENEATH = tuple(
+    str(Path(found.origin).resolve().parent) + os.sep
+    for name in ("attr", "outcome", "sniffio", "sortedcontainers")
+    if (found := find_spec(name)) and found.origin
+)
 """What Trio itself stands on: nobody looks for a bug of his own there."""
 _STDLIB = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 

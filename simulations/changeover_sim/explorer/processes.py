@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-import attrs
-
 from changeover_sim.explorer import errors, machine
-from changeover_sim.explorer.judge import confirm
 from changeover_sim.explorer.results import Result
-from changeover_sim.explorer.schedule import Ending, Stage
+from changeover_sim.explorer.schedule import Ending
 from changeover_sim.explorer.search import Found, Plan, Search
+from changeover_sim.explorer.stage import Stage
 
 
 def explore_in_processes(plan: Plan, jobs: int) -> Result:
@@ -54,10 +52,13 @@ def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
     notes = dict.fromkeys(note for answer in answers for note in answer["notes"])
     failure = None
     if failing is not None:
-        tape = [(kind, width, taken) for kind, width, taken in failing["tape"]]
-        ending = Ending(failing["verdict"], None, tape, failing["steps"], beyond_batch=False)
         with Stage(plan.rules, plan.seed).open() as stage:
-            failure = confirm(plan, stage, failing["index"], ending)
+            found.index, found.ending, found.again = (
+                failing["index"],
+                _ending(failing["ending"]),
+                _ending(failing["again"]),
+            )
+            failure = found.confirm(plan, stage)
     return found.result(plan, failure, machine.stopwatch() - began, notes)
 
 
@@ -79,15 +80,23 @@ def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> N
         if found.index is not None:
             with lowest.get_lock():
                 lowest.value = min(lowest.value, found.index)
-        ending: dict[str, Any] = attrs.asdict(found.ending, filter=_is_told) if found.ending else {}
-        answer = {"run": found.run, "index": found.index, "notes": list(stage.guard.notes), **ending}
+        answer = {"run": found.run, "index": found.index, "notes": list(stage.guard.notes)}
+        answer |= {"ending": _fields(found.ending), "again": _fields(found.again)}
     except errors.ExplorerError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
     pipe.send_bytes(json.dumps(answer).encode())
 
 
-def _is_told(field: Any, _: Any) -> bool:
-    return field.name in {"tape", "verdict", "steps"}
+def _fields(ending: Ending | None) -> dict[str, Any] | None:
+    """Return what is told of an ending; what it raised is raised again in the process that asked."""
+    return None if ending is None else {"verdict": ending.verdict, "tape": ending.tape, "steps": ending.steps}
+
+
+def _ending(fields: dict[str, Any] | None) -> Ending | None:
+    if fields is None:
+        return None
+    tape = [(kind, width, taken) for kind, width, taken in fields["tape"]]
+    return Ending(fields["verdict"], None, tape, fields["steps"])
 
 
 def _share(plan: Plan, first: int, jobs: int, lowest: Any) -> Iterator[int]:

@@ -6,10 +6,12 @@ what to run by iterating over it. This is the hot path: a few hundred nanosecond
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from changeover_sim.explorer import inside_trio
+from changeover_sim.explorer.errors import BadPolicy
 from changeover_sim.explorer.tape import ORDER, Chooser, Decision, FirstInFirstOut
 from changeover_sim.explorer.timers import Clock, Due, Timers
 
@@ -19,8 +21,6 @@ Timeouts = Literal["when-idle", "any-time"]
 _Task = inside_trio.Task
 _NOBODY: tuple[Any, ...] = ()
 _GIVING_UP_STEPS = 2_000
-_BOOT_STEPS = 2
-"""Trio's own first steps: its root task, and the task for `run_sync_soon`, which goes before the program undecided."""
 
 
 class PassingTime:
@@ -43,13 +43,11 @@ class RunQueue(list[Any]):
         self.tape: list[Decision] = []
         self.steps = 0
         self.halted: str | None = None
-        """Why nothing is handed out any more: `"stuck"` or `"too long"`."""
-        self.beyond_batch = False
-        """Whether a step was taken that stock Trio would have kept for its next batch."""
+        """Why nothing is handed out any more: `"stuck"`, `"too long"` or `"broken"`."""
         self.clock = Clock()
         self.broken: BaseException | None = None
         """What was raised while choosing: by the policy, by a thread that blocks, by Ctrl-C."""
-        self.timers = Timers(self.clock, self._fire if mode == "trio-batch" else self.append, self._withdraw)
+        self.timers = Timers(self.clock, self._act if mode == "trio-batch" else self.append, self._withdraw)
         self.before_step: Callable[[Any, Any], None] | None = None
         """Told each task that is about to run and the deadline that woke it, or None and what else happens instead."""
         self.after_step: Callable[[], None] | None = None
@@ -58,8 +56,11 @@ class RunQueue(list[Any]):
         self.last: Any = None
         """The task that made the last step."""
         self._pick = chooser.pick
-        self._batched = mode == "trio-batch"
         self._any_time = timeouts == "any-time"
+        self._batched = mode == "trio-batch"
+        self._by_mode = self._in_batches if self._batched else self._among_all
+        self._decide = self._with_time if self._any_time else self._by_mode
+        self._choose: Callable[[int], int] = self._boot
         self._steps_max = steps_max
         self._limit = steps_max
         self._batch = 0
@@ -72,81 +73,91 @@ class RunQueue(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Choose the next step; nothing where there is none."""
         try:
-            return self._next()
-        except BaseException as error:
-            self.broken = error  # Trio would call it an error of its own
-            raise
-
-    def _next(self) -> Iterator[Any]:
-        while self.halted is None:
-            if self.after_step is not None:
-                self._unseen = self._settled
-                self.after_step()
-            if len(self) > self._settled + 1:
-                self._settle()
-            count = len(self)
-            if not count:
-                if not self._let_time_pass():
+            while self.halted is None:
+                if self.after_step is not None:
+                    self._unseen = self._settled
+                    self.after_step()
+                count = len(self)
+                if count > self._settled + 1:
+                    self._settle()
+                if not count:
+                    if self._let_time_pass():
+                        continue
                     break
-                continue
-            self.steps += 1
-            if self.steps > self._limit:
-                self._over_limit()
-                continue
-            chosen = self.pop(self._choose(count) if count > 1 or self._any_time else self._only_one())
-            self._settled = len(self)
-            task = chosen if type(chosen) is _Task else self._fire(chosen)
-            if self.before_step is not None:
-                self.before_step(task, chosen)
-            if task is not None:
-                self.last = task
-                return iter((task,))
+                self.steps = steps = self.steps + 1
+                if steps > self._limit:
+                    self._over_limit()
+                    continue
+                chosen = self.pop(0 if count == 1 and not self._any_time else self._choose(count))
+                self._settled = len(self)
+                task = chosen if type(chosen) is _Task else self._fire(chosen)
+                if self.before_step is not None:
+                    self.before_step(task, chosen)
+                if task is not None:
+                    self.last = task
+                    return iter((task,))
+        except BaseException as error:  # noqa: BLE001 - raised through Trio it would be an error of Trio's own
+            self.broken, self.halted = error, "broken"
         return iter(_NOBODY)
 
     def drain(self) -> Iterator[Any]:
         """Return what is ready, and keep it: for those who look and do not run."""
         return super().__iter__()
 
-    # --- one decision -------------------------------------------------------------------------------------------------
+    # --- one decision: `_choose` is one of these ----------------------------------------------------------------------
 
-    def _only_one(self) -> int:
-        self._batch = 0
-        return 0
+    def _boot(self, count: int) -> int:
+        """Let Trio start: its own task for `run_sync_soon` goes before the program, undecided."""
+        if count > 1:
+            self._choose = self._decide
+        return count - 1
 
-    def _choose(self, count: int) -> int:
-        if self.steps <= _BOOT_STEPS:
-            return count - 1
+    def _among_all(self, count: int) -> int:
+        taken = self._pick(self[:])
+        if taken.__class__ is not int or not 0 <= taken < count:
+            raise BadPolicy(f"the policy picked {taken!r} of {count} candidates")
+        self.tape.append((ORDER, count, taken))
+        return taken
+
+    def _in_batches(self, count: int) -> int:
+        """Choose among those that were ready when the batch began."""
         if not self._batch:
             self._batch = count
-        width = self._batch if self._batched else count
-        if self._any_time and self._may_pass():
-            return self._choose_with_time(width)
-        taken = 0
-        if width > 1:
-            taken = self._pick(self[:width])
-            self.tape.append((ORDER, width, taken))
-        if taken < self._batch:
-            self._batch -= 1
-        else:
-            self.beyond_batch = True
-        return taken
+        width, self._batch = self._batch, self._batch - 1
+        if width == 1:
+            return 0
+        return self._among(self[:width])
 
-    def _may_pass(self) -> bool:
-        return self.timers.next_deadline() < float("inf")
-
-    def _choose_with_time(self, width: int) -> int:
-        candidates = [*self[:width], _TIME]
-        taken = self._pick(candidates)
-        self.tape.append((ORDER, width + 1, taken))
+    def _with_time(self, count: int) -> int:
+        """Choose among what is ready and the next deadline, although it has not come."""
+        if self.timers.next_deadline() == math.inf:
+            return self._by_mode(count) if count > 1 else 0
+        width = (self._batch or count) if self._batched else count
+        taken = self._among([*self[:width], _TIME])
         if taken == width:
-            self.insert(width, _TIME)
+            self.append(_TIME)
+            return count
+        self._batch = width - 1
         return taken
+
+    def _among(self, candidates: list[Any]) -> int:
+        taken = self._pick(candidates)
+        if taken.__class__ is not int or not 0 <= taken < len(candidates):
+            raise BadPolicy(f"the policy picked {taken!r} of {len(candidates)} candidates")
+        self.tape.append((ORDER, len(candidates), taken))
+        return taken
+
+    def _act(self, due: Due) -> None:
+        """Let a deadline have its effect the moment that it comes, as stock Trio does."""
+        self.timers.fire(due)
 
     def _fire(self, chosen: Any) -> Any | None:
         """Let a deadline or a thread have its effect; return the task to be run with it, where there is just one."""
         if isinstance(chosen, Due):
             self.timers.fire(chosen)
-            if len(self) == self._settled + 1:  # one task was woken by its deadline: both are one step
+            if (
+                len(self) == self._settled + 1 and type(self[-1]) is _Task
+            ):  # one task was woken by its deadline: both are one step
                 task = self.pop()
                 self._settled = len(self)
                 return task
@@ -199,3 +210,7 @@ class RunQueue(list[Any]):
         self._pick = FirstInFirstOut().pick
         self.after_step = None
         self._any_time = False
+        self._choose = self._first
+
+    def _first(self, count: int) -> int:
+        return 0

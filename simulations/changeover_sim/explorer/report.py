@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from changeover_sim.explorer.places import Place, is_own
 from changeover_sim.explorer.results import Failure, Result
+from changeover_sim.explorer.schedule import leaves
 from changeover_sim.explorer.trace import Step
 
 _WIDTH = 116
@@ -66,7 +67,7 @@ def _what(failure: Failure) -> list[str]:
 def _exception(error: BaseException) -> list[str]:
     """Return the exceptions inside the groups that Trio wraps them in, each with its own frames."""
     found: list[str] = []
-    for leaf in _leaves(error):
+    for leaf in leaves(error):
         frames = [frame for frame in traceback.extract_tb(leaf.__traceback__) if is_own(frame.filename)]
         found += [line.rstrip() for line in traceback.format_exception_only(leaf)]
         found += [
@@ -74,11 +75,6 @@ def _exception(error: BaseException) -> list[str]:
             for frame in frames[-_FRAMES_MAX:]
         ]
     return found
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
-    return [leaf for one in inner for leaf in _leaves(one)] or [error]
 
 
 def _stock(failure: Failure) -> list[str]:

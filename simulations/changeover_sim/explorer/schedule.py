@@ -6,17 +6,16 @@ Owns the run, its queue and its threads, and ends all of them, whatever the prog
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
 import trio
 
 from changeover_sim.explorer import choices as choices_
-from changeover_sim.explorer import inside_trio, machine, threads, waits
-from changeover_sim.explorer.errors import Abandoned, BadProgram, Uncontrolled
+from changeover_sim.explorer import inside_trio, threads, waits
+from changeover_sim.explorer.errors import Abandoned, BadProgram
+from changeover_sim.explorer.guard import current_guard
 from changeover_sim.explorer.places import Names, place
 from changeover_sim.explorer.queue import Mode, RunQueue, Timeouts
 from changeover_sim.explorer.tape import Chooser, Decision
@@ -25,6 +24,10 @@ from changeover_sim.explorer.trace import Recorder, Step
 Program = Callable[[], Awaitable[object]]
 
 _NO_EVENTS: list[Any] = []
+
+STALL_MAX_S = 86_400.0
+STEPS_MAX = 1 << 40
+"""What a limit must stay below."""
 
 
 @attrs.frozen
@@ -51,14 +54,14 @@ class Ending:
     """What the program raised."""
     tape: list[Decision]
     steps: int
-    beyond_batch: bool
-    """Whether stock Trio, which runs each ready task once per batch, would not have made this schedule."""
     waiting: tuple[waits.Wait, ...] = ()
     """For a deadlock or a livelock: every task that waits, and for whom."""
     leftover: tuple[str, ...] = ()
     """The tasks that were alive when the program had returned."""
     trace: tuple[Step, ...] = ()
     """Step by step, where it was recorded."""
+    stock: bool = True
+    """Whether stock Trio, which runs each ready task once per batch, could have made this schedule, if recorded."""
 
 
 class _NoIO:
@@ -75,88 +78,33 @@ class _NoIO:
 
     def __getattr__(self, name: str) -> Any:
         """Refuse every way of waiting for the operating system."""
-        guard = machine.current_guard()
+        guard = current_guard()
         if name.startswith("__") or guard is None:
             raise AttributeError(name)
         guard.refuse(f"the program waits for real I/O ({name}); use trio.testing.memory_stream_pair()")
         raise AssertionError(name)
 
 
-class Stage:
-    """What lives as long as an exploration: the guard, the alarm, and the way to threads."""
-
-    def __init__(self, rules: Rules, seed: int) -> None:
-        self.rules = rules
-        self.seed = seed
-        self.guard = machine.Guard()
-        self.alarm = machine.Alarm(lambda: self.steps, rules.stall_s)
-        self.running: threads.Threads | None = None
-        self._queue: RunQueue | None = None
-        self._steps_before = 0
-
-    @property
-    def steps(self) -> int:
-        """Return how many steps were made on this stage."""
-        return self._steps_before + (self._queue.steps if self._queue else 0)
-
-    @contextmanager
-    def open(self) -> Generator[Stage, None, None]:
-        """Take over this thread for the length of the block; refused inside `trio.run`."""
-        inside_trio.check()
-        if inside_trio.in_run():
-            raise BadProgram("explore() was called inside trio.run(); it runs Trio itself: call it from plain code")
-        with ExitStack() as stack:
-            cache = stack.enter_context(inside_trio.threads_by(self._start_thread, threads.mailbox))
-            self._real_threads = cache.real
-            stack.enter_context(machine.borrowed_chance())
-            stack.enter_context(self.alarm.set())
-            stack.enter_context(self.guard.watching())
-            self.collect = stack.enter_context(machine.collected_between())
-            yield self
-
-    def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | None = None) -> Ending:
-        """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
-        self.collect()
-        machine.seed_chance(chance)
-        run = Schedule(program, chooser, self, recorder)
-        self._steps_before, self._queue, self.running = self.steps, run.queue, run.threads
-        try:
-            ending = run.play()
-        finally:
-            self._steps_before, self._queue, self.running = self.steps, None, None
-        if self.alarm.fired is not None:
-            raise machine.stalled(self.alarm.fired, self.rules.stall_s)
-        if run.threads.foreign:
-            self.guard.refused = f"a thread that is not controlled ({run.threads.foreign[0]}) reached into the run"
-        if self.guard.refused is not None:
-            raise Uncontrolled(self.guard.refused)
-        return ending
-
-    def _start_thread(self, work: Any, deliver: Any, name: Any) -> bool:
-        job = threads.current_job()
-        if self.running is None or (job is None and self.running.is_elsewhere()):
-            return False
-        self.running.start(work, deliver, name)
-        return True
-
-    def launch(self, body: Callable[[], None], name: str) -> None:
-        """Run something in a real thread of Trio's own cache, under the same guard."""
-        with self.guard.pause():
-            self._real_threads.start_thread_soon(partial(self.guard.over, body), _ignore, name)
-
-
 class Schedule:
     """One run, with everything that belongs to it."""
 
-    def __init__(self, program: Program, chooser: Chooser, stage: Stage, recorder: Recorder | None) -> None:
-        rules = stage.rules
+    def __init__(
+        self,
+        program: Program,
+        chooser: Chooser,
+        rules: Rules,
+        launch: Callable[[Callable[[], None], str], None],
+        recorder: Recorder | None,
+    ) -> None:
+        """`launch` runs a worker thread's work in a real one; what is recorded goes to `recorder`."""
         self.choices = choices_.Choices(chooser)
         self.queue = RunQueue(chooser, rules.mode, rules.timeouts, rules.steps_max)
         self.choices.queue = self.queue
-        self.threads = threads.Threads(self.queue.append, stage.launch)
+        self.threads = threads.Threads(self.queue.append, launch)
         self.leftover: tuple[str, ...] = ()
+        self.blocked_at: str | None = None
+        """Where a worker thread stood that did not give its turn back."""
         self._program = program
-        self._stage = stage
         self._recorder = recorder
         self._internal: trio.TrioInternalError | None = None
         self._names = Names()
@@ -174,7 +122,9 @@ class Schedule:
     async def _main(self) -> None:
         made = self._program()
         if not inspect.isawaitable(made):
-            raise _NotAsync(type(made).__name__)
+            raise BadProgram(
+                f"the program returned {type(made).__name__} instead of something to await; hand over an async function"
+            )
         await made
 
     def play(self) -> Ending:
@@ -207,6 +157,7 @@ class Schedule:
             return True
         except trio.TrioInternalError as error:
             self._internal = error
+            self._drop(loop)
             return True
         return False
 
@@ -223,20 +174,22 @@ class Schedule:
             verdict = "deadlock" if dead else "livelock"
         elif self.leftover:
             verdict = "leftover"
-        trace = () if self._recorder is None else self._recorder.steps()
+        recorder = self._recorder
         return Ending(
             verdict,
             error,
             self.queue.tape,
             self.queue.steps,
-            self.queue.beyond_batch,
             waiting,
             self.leftover,
-            trace,
+            () if recorder is None else recorder.steps(),
+            recorder is None or recorder.stock,
         )
 
     def _error(self) -> BaseException | None:
         if self.queue.broken is not None:
+            blocking = self.threads.blocking()
+            self.blocked_at = None if blocking is None else f"{blocking[1]}, in the thread {blocking[0]!r}"
             raise self.queue.broken
         if self._internal is not None:
             if isinstance(self._internal.__cause__, KeyboardInterrupt):
@@ -247,14 +200,13 @@ class Schedule:
     @staticmethod
     def _refuse_misuse(error: BaseException) -> None:
         """Raise what is no finding: Ctrl-C, a program that is not async, one that calls `trio.run`."""
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        if isinstance(error, _NotAsync):
-            raise BadProgram(
-                f"the program returned {error} instead of something to await; hand over an async function"
-            ) from None
-        if isinstance(error, RuntimeError) and "run() from inside a run()" in str(error):
-            raise BadProgram("the program calls trio.run() itself; hand over the async function it runs") from error
+        for leaf in leaves(error):
+            if isinstance(leaf, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            if isinstance(leaf, BadProgram):
+                raise leaf
+            if isinstance(leaf, RuntimeError) and "run() from inside a run()" in str(leaf):
+                raise BadProgram("the program calls trio.run() itself; hand over the async function it runs") from error
 
     def _task_exited(self, task: inside_trio.Task) -> None:
         if task is self.runner.main_task:
@@ -274,8 +226,13 @@ class Schedule:
                 if not self.queue:
                     self._abort_all()
                 loop.send(_NO_EVENTS)
-        except (StopIteration, trio.TrioInternalError):
+        except StopIteration:
             return
+        except trio.TrioInternalError:
+            pass
+        self._drop(loop)
+
+    def _drop(self, loop: inside_trio.Loop) -> None:
         inside_trio.drop(loop, sorted(self.runner.tasks, key=inside_trio.spawn_order))
 
     def _is_ours(self, task: inside_trio.Task) -> bool:
@@ -291,9 +248,7 @@ class Schedule:
                 inside_trio.abort(task, Abandoned())
 
 
-class _NotAsync(Exception):
-    """The program is a plain function; the text is the type of what it returned."""
-
-
-def _ignore(_: object) -> None:
-    """Nobody asks how a thread's turn ended: the thread has delivered its result itself."""
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the exceptions inside the groups that Trio wraps them in."""
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return [leaf for one in inner for leaf in leaves(one)] or [error]

@@ -16,7 +16,8 @@ from changeover_sim.explorer.errors import BadProgram, TokenError
 from changeover_sim.explorer.judge import confirm, failure_of, fingerprint
 from changeover_sim.explorer.queue import Mode, Timeouts
 from changeover_sim.explorer.results import Failure, Result
-from changeover_sim.explorer.schedule import Ending, Program, Rules, Stage
+from changeover_sim.explorer.schedule import STALL_MAX_S, STEPS_MAX, Ending, Program, Rules
+from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Played, picks_of
 from changeover_sim.explorer.trace import Recorder
 from changeover_sim.policies import Policy, RandomWalk
@@ -94,7 +95,7 @@ def explore(
     began = machine.stopwatch()
     with Stage(plan.rules, plan.seed).open() as stage:
         found = Search(plan, stage).run(range(plan.schedules))
-        failure = None if found.index is None else confirm(plan, stage, found.index, found.ending)
+        failure = found.confirm(plan, stage)
     return found.result(plan, failure, machine.stopwatch() - began, stage.guard.notes)
 
 
@@ -104,8 +105,16 @@ class Found:
 
     run: int = 0
     index: int | None = None
-    ending: Any = None
+    ending: Ending | None = None
+    again: Ending | None = None
+    """How the same schedule ended a second time, where that was another way."""
     exhausted: bool = False
+
+    def confirm(self, plan: Plan, stage: Stage) -> Failure | None:
+        """Run the schedule that failed, if any did, again, and return the failure."""
+        if self.index is None or self.ending is None:
+            return None
+        return confirm(plan, stage, self.index, self.ending, self.again)
 
     def result(self, plan: Plan, failure: Failure | None, seconds: float, notes: Iterable[str]) -> Result:
         """Return the result of an exploration that took so long."""
@@ -130,7 +139,8 @@ class Search:
                 found.exhausted = True
                 break
             found.run += 1
-            if ending.verdict is not None or self._differs(index, ending):
+            found.again = self._again_if_due(index, ending)
+            if ending.verdict is not None or found.again is not None:
                 found.index, found.ending = index, ending
                 break
             self._strategy.learn(ending.tape)
@@ -145,11 +155,12 @@ class Search:
     def _schedule_left(self, index: int) -> object | None:
         return self._strategy.chooser(index, machine.chance(self._plan.seed, _ORDER_STREAM, index))
 
-    def _differs(self, index: int, ending: Ending) -> bool:
-        if index % _TWICE_EVERY:
-            return False
+    def _again_if_due(self, index: int, ending: Ending) -> Ending | None:
+        """Run a schedule that went well again, now and then; return how, where it ended in another way."""
+        if ending.verdict is not None or index % _TWICE_EVERY:
+            return None
         again = self._stage.play(self._plan.program, Played(picks_of(ending.tape)), self._plan.chance(index))
-        return again.tape != ending.tape or again.verdict != ending.verdict
+        return None if again.tape == ending.tape and again.verdict is None else again
 
 
 def replay(program: Program, token_text: str) -> Result:
@@ -213,8 +224,11 @@ def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules,
             raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
     if type(seed) is not int or not 0 <= seed < 1 << 63:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
-    if not rules.stall_s > 0:
-        raise ValueError(f"stall_s must be a positive number of seconds, not {rules.stall_s!r}")
+    if type(rules.stall_s) not in {int, float} or not 0 < rules.stall_s < STALL_MAX_S or rules.steps_max >= STEPS_MAX:
+        raise ValueError(
+            f"stall_s must be seconds between 0 and {STALL_MAX_S:.0f} and steps_max below {STEPS_MAX}, "
+            f"not {rules.stall_s!r} and {rules.steps_max!r}"
+        )
     for name, given, known in (("mode", rules.mode, Mode), ("timeouts", rules.timeouts, Timeouts)):
         if given not in get_args(known):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(known)))}, not {given!r}")

@@ -13,7 +13,8 @@ import attrs
 from changeover_sim.explorer import token
 from changeover_sim.explorer.errors import TokenError
 from changeover_sim.explorer.judge import fingerprint
-from changeover_sim.explorer.schedule import Ending, Program, Stage
+from changeover_sim.explorer.schedule import Ending, Program
+from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Picks, Played, deviations, picks_of
 from changeover_sim.explorer.trace import Recorder
 

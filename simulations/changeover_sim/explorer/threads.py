@@ -6,6 +6,7 @@ its next call of `trio.from_thread`, and the explorer waits meanwhile, for real.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import outcome
 
+from changeover_sim.explorer import machine
 from changeover_sim.explorer.errors import Abandoned
 from changeover_sim.explorer.timers import FIRST_COUNTER
 
@@ -44,7 +46,7 @@ class Answer:
 class Job:
     """One piece of work in a thread: a step to be chosen, like a task's."""
 
-    __slots__ = ("_counter", "_deliver", "_go", "_threads", "_work", "given_up", "name", "started")
+    __slots__ = ("_counter", "_deliver", "_go", "_threads", "_work", "given_up", "ident", "name", "paused", "started")
 
     def __init__(
         self, threads: Threads, counter: int, work: Callable[[], Any], deliver: Callable[[Any], object], name: str
@@ -55,7 +57,10 @@ class Job:
         self._deliver = deliver
         self._go = threading.Semaphore(0)
         self.name = name
+        self.ident = 0
+        """Of the real thread, once it has begun."""
         self.started = False
+        self.paused = False
         self.given_up = False
 
     def ready(self) -> None:
@@ -73,13 +78,16 @@ class Job:
 
     def pause(self) -> None:
         """Give the turn back; called in the thread."""
+        self.paused = True
         self._threads.give_turn()
         self._go.acquire()
+        self.paused = False
         if self.given_up:
             raise Abandoned
 
     def _body(self) -> None:
         _here.job = self
+        self.ident = threading.get_ident()
         try:
             result = _capture(self._work)
             if not self.given_up:
@@ -136,13 +144,21 @@ class Threads:
         self.living.pop(job, None)
 
     def give_up(self) -> None:
-        """End every thread: one that never ran is dropped, one that waits finds `Abandoned`."""
+        """End every thread: one that never ran is dropped, one that waits finds `Abandoned`; one that blocks stays."""
         for job in list(self.living):
             job.given_up = True
-            if job.started:
+            if job.paused:
                 job.run()
             else:
                 self.ended(job)
+
+    def blocking(self) -> tuple[str, str] | None:
+        """Return name and place of the thread that has the turn and does not give it back."""
+        for job in self.living:
+            frame = sys._current_frames().get(job.ident)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only way
+            if job.started and not job.paused and frame is not None:
+                return job.name, machine.place_of(frame)
+        return None
 
 
 def _capture(work: Callable[[], Any]) -> Any:

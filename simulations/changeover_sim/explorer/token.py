@@ -18,15 +18,13 @@ import attrs
 from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import TokenError
 from changeover_sim.explorer.queue import Mode, Timeouts
-from changeover_sim.explorer.schedule import Rules
+from changeover_sim.explorer.schedule import STALL_MAX_S, STEPS_MAX, Rules
 from changeover_sim.explorer.tape import Picks
 
 VERSION = 1
 _PREFIX = "sx"
 _TEXT_MAX = 200_000
 _BYTES_MAX = 4_000_000
-_STALL_MAX_S = 86_400
-_STEPS_MAX = 1 << 40
 _MORE = 0x80
 """The bit of a byte that says that its number goes on in the next."""
 _SHIFT_MAX = 35
@@ -85,9 +83,9 @@ def decode(text: object) -> Token:
     version, dash, body = text.removeprefix(_PREFIX).partition("-")
     if not text.startswith(_PREFIX) or not dash or not version.isdecimal() or len(text) > _TEXT_MAX:
         raise TokenError(f"{_shown(text)} is no token; one begins with {_PREFIX}{VERSION}- and stands on one line")
-    if int(version) != VERSION:
+    if version != str(VERSION):
         raise TokenError(
-            f"the token is of version {version}, and this explorer reads version {VERSION}: "
+            f"the token is of version {version[:_SHOWN]}, and this explorer reads version {VERSION}: "
             "explore the program again to get a new one"
         )
     try:
@@ -111,7 +109,7 @@ def _token(raw: bytes, *, complete: bool) -> Token:
     for number in (steps_max, chance, seed, index, steps, print_):
         if type(number) is not int:
             raise ValueError("not a number where one should be")
-    if type(stall_s) not in {int, float} or not 0 < stall_s < _STALL_MAX_S or not 0 < steps_max < _STEPS_MAX:
+    if type(stall_s) not in {int, float} or not 0 < stall_s < STALL_MAX_S or not 0 < steps_max < STEPS_MAX:
         raise ValueError("a limit out of range")
     texts = [str(text) for text in (program, policy, trio, python)]
     rules = Rules(cast("Mode", mode), cast("Timeouts", timeouts), steps_max, float(stall_s))

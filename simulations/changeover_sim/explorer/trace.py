@@ -56,6 +56,9 @@ class Recorder:
         self._task: Any = None
         self._open: tuple[str, float, Place | None, str, int] | None = None
         self._seen = 0
+        self.stock = True
+        """Whether stock Trio could have made the schedule up to here."""
+        self._batch = 0
         self._lines: list[Place] = []
         self._before: Any = None
 
@@ -76,21 +79,30 @@ class Recorder:
 
     def _step(self, task: Any, chosen: Any) -> None:
         self._close()
-        if self._queue.steps < self._from:
-            self._seen = len(self._queue.tape)
-            return
         decisions = self._queue.tape[self._seen :]
         self._seen = len(self._queue.tape)
+        skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
+        self._follow_batches(skipped)
+        if self._queue.steps < self._from:
+            return
         begins = error = None
         if task is not None:
             begins = None if inside_trio.is_fresh(task) else place(task)
             error = inside_trio.error_of(task)
         cancelled = any(kind == CANCEL and taken for kind, _, taken in decisions)
         causes = [_cause(chosen), "cancel_anywhere" if cancelled else "", type(error).__name__ if error else ""]
-        skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
         name = "" if task is None else self._names.of(task)
         self._task, self._open = task, (name, self._queue.clock.now, begins, ", ".join(filter(None, causes)), skipped)
         sys.settrace(self._trace)
+
+    def _follow_batches(self, skipped: int) -> None:
+        """See whether the step was one of those that were ready when stock Trio's batch would have begun."""
+        if not self._batch:
+            self._batch = len(self._queue) + 1
+        if skipped < self._batch:
+            self._batch -= 1
+        else:
+            self.stock = False
 
     def _close(self) -> None:
         sys.settrace(self._before)

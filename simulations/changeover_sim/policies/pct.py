@@ -68,22 +68,23 @@ class Prioritised:
 
     def pick(self, candidates: Sequence[Any]) -> int:
         """Return the one of the highest priority, once those whose moment it is were demoted."""
-        priority = self._priority
-        for candidate in candidates:
-            if candidate not in priority:
-                priority[candidate] = self._rng.random()
         first = self._first(candidates)
         while self._demotions and self._demotions[-1] <= self._decision:
             self._demotions.pop()
             self._lowest -= 1.0
-            priority[candidates[first]] = self._lowest
+            self._priority[candidates[first]] = self._lowest
             first = self._first(candidates)
         self._decision += 1
         return first
 
     def _first(self, candidates: Sequence[Any]) -> int:
-        found = [self._priority[candidates[n]] for n in range(len(candidates))]
-        return found.index(max(found))
+        found = list(map(self._priority.get, candidates))
+        if None in found:
+            for candidate in candidates:
+                if candidate not in self._priority:
+                    self._priority[candidate] = self._rng.random()
+            return self._first(candidates)
+        return found.index(max(found))  # type: ignore[type-var]
 
     def value(self, width: int) -> int:
         """Return any option."""

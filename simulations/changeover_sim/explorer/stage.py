@@ -1,0 +1,98 @@
+"""The stage of an exploration: it takes over a thread, and gives everything back as it was.
+
+Owns the guard, the alarm, the way to real threads, and the one schedule that is being played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from changeover_sim.explorer import choices as choices_
+from changeover_sim.explorer import inside_trio, machine, threads
+from changeover_sim.explorer.errors import BadProgram, Uncontrolled
+from changeover_sim.explorer.guard import Guard
+from changeover_sim.explorer.queue import RunQueue
+from changeover_sim.explorer.schedule import Ending, Program, Rules, Schedule
+from changeover_sim.explorer.tape import Chooser
+from changeover_sim.explorer.trace import Recorder
+
+
+class Stage:
+    """What lives as long as an exploration: the guard, the alarm, and the way to threads."""
+
+    def __init__(self, rules: Rules, seed: int) -> None:
+        self.rules = rules
+        self.seed = seed
+        self.guard = Guard()
+        self.alarm = machine.Alarm(lambda: self.steps, rules.stall_s)
+        self.running: Schedule | None = None
+        self._queue: RunQueue | None = None
+        self._steps_before = 0
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps were made on this stage."""
+        return self._steps_before + (0 if self._queue is None else self._queue.steps)
+
+    @contextmanager
+    def open(self) -> Generator[Stage, None, None]:
+        """Take over this thread for the length of the block; refused inside `trio.run`."""
+        inside_trio.check()
+        if inside_trio.in_run():
+            raise BadProgram("explore() was called inside trio.run(); it runs Trio itself: call it from plain code")
+        with ExitStack() as stack:
+            cache = stack.enter_context(inside_trio.threads_by(self._start_thread, threads.mailbox))
+            self._real_threads = cache.real
+            stack.enter_context(machine.borrowed_chance())
+            stack.enter_context(self.alarm.set())
+            stack.enter_context(self.guard.watching())
+            self.collect = stack.enter_context(machine.collected_between())
+            yield self
+
+    def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | None = None) -> Ending:
+        """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
+        machine.seed_chance(chance)
+        run = Schedule(program, chooser, self.rules, self.launch, recorder)
+        self._steps_before, self._queue, self.running = self.steps, run.queue, run
+        ending = None
+        try:
+            self.collect()
+            ending = run.play()
+        except machine.StalledHere:
+            assert self.alarm.fired is not None
+        finally:
+            self._steps_before, self._queue, self.running = self.steps, None, None
+        if self.alarm.fired is not None or ending is None:
+            raise machine.stalled(run.blocked_at or str(self.alarm.fired), self.rules.stall_s)
+        if run.threads.foreign:
+            self.guard.refused = f"a thread that is not controlled ({run.threads.foreign[0]}) reached into the run"
+        if self.guard.refused is not None:
+            raise Uncontrolled(self.guard.refused)
+        return ending
+
+    def _start_thread(self, work: Any, deliver: Any, name: Any) -> bool:
+        job = threads.current_job()
+        if self.running is None or (job is None and self.running.threads.is_elsewhere()):
+            return False
+        self.running.threads.start(work, deliver, name)
+        return True
+
+    def launch(self, body: Callable[[], None], name: str) -> None:
+        """Run something in a real thread of Trio's own cache, under the same guard."""
+        assert self.running is not None
+        with self.guard.pause():
+            self._real_threads.start_thread_soon(partial(self._in_thread, self.running, body), _ignore, name)
+
+    def _in_thread(self, run: Schedule, body: Callable[[], None]) -> None:
+        choices_.install(run.choices)  # a thread that has the turn may choose, too
+        try:
+            self.guard.over(body)
+        finally:
+            choices_.install(None)
+
+
+def _ignore(_: object) -> None:
+    """Nobody asks how a thread's turn ended: the thread has delivered its result itself."""

@@ -35,11 +35,11 @@ class Plan(Protocol):
 
 def confirm(plan: Plan, stage: Stage, index: int, first: Ending, other: Ending | None = None) -> Failure:
     """Run a schedule again, recorded; where it goes another way, that is the failure, and `other` is such a run."""
-    again = _recorded(plan, stage, index, first)
+    again, third = (_recorded(plan, stage, index, first) for _ in range(2))
     made = plan.token(index, first, fingerprint(again))
-    if again.tape == first.tape and again.verdict == first.verdict and first.verdict is not None:
+    same = again.tape == first.tape and again.verdict == first.verdict and fingerprint(again) == fingerprint(third)
+    if same and other is None:
         return failure_of(made, again)
-    third = _recorded(plan, stage, index, first)
     return failure_of(made, again, _difference(first, other or again, again, third))
 
 
@@ -77,6 +77,9 @@ def _difference(first: Ending, second: Ending, recorded: Ending, again: Ending) 
     if steps is not None:
         at, one, other = steps
         return f"step {at + 1} was {one or 'no step at all'} and, run again, {other or 'no step at all'}. {_LOOSE}"
+    calls = _first_difference(first.roll, second.roll) if second.roll else None
+    if calls is not None:
+        return f"step {calls[0] + 1} was that of {calls[1]}; and, run again, of {calls[2]}. {_LOOSE}"
     decisions = _first_difference(first.tape, second.tape)
     if decisions is None:
         ended = f"it ended with {first.verdict or 'success'} and then with {second.verdict or 'success'}"

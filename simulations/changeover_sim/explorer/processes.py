@@ -89,14 +89,16 @@ def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> N
 
 def _fields(ending: Ending | None) -> dict[str, Any] | None:
     """Return what is told of an ending; what it raised is raised again in the process that asked."""
-    return None if ending is None else {"verdict": ending.verdict, "tape": ending.tape, "steps": ending.steps}
+    if ending is None:
+        return None
+    return {"verdict": ending.verdict, "tape": ending.tape, "steps": ending.steps, "roll": list(ending.roll)}
 
 
 def _ending(fields: dict[str, Any] | None) -> Ending | None:
     if fields is None:
         return None
     tape = [(kind, width, taken) for kind, width, taken in fields["tape"]]
-    return Ending(fields["verdict"], None, tape, fields["steps"])
+    return Ending(fields["verdict"], None, tape, fields["steps"], roll=fields["roll"])
 
 
 def _share(plan: Plan, first: int, jobs: int, lowest: Any) -> Iterator[int]:

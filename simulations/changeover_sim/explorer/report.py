@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from changeover_sim.explorer.places import Place, is_own
 from changeover_sim.explorer.results import Failure, Result
@@ -16,9 +16,9 @@ from changeover_sim.explorer.schedule import leaves
 from changeover_sim.explorer.trace import Step
 
 _WIDTH = 116
-_CELL_MIN = 26
+_CELL_MIN = 24
 _STEPS_MAX = 40
-_LINES_MAX = 4
+_LINES_MAX = 5
 _FRAMES_MAX = 8
 
 _MEANING = {
@@ -98,46 +98,69 @@ def table(trace: Sequence[Step]) -> list[str]:
     A `*` marks a step that others, ready before it, had to let pass.
     """
     shown, left_out = trace[-_STEPS_MAX:], max(0, len(trace) - _STEPS_MAX)
-    tasks = list(dict.fromkeys(step.task for step in shown if step.task))
     files = {place.short for step in shown for place in _places(step)}
-    width = (_WIDTH - 8) // max(1, len(tasks)) - 2
-    rows = _listed(shown, left_out, files) if width < _CELL_MIN else _columns(shown, left_out, tasks, width, files)
-    head = [f"  step  {'  '.join(f'{task:{width}.{width}}' for task in tasks)}".rstrip()] if width >= _CELL_MIN else []
+    cells = [_cell(step, named=len(files) > 1) for step in shown]
+    tasks = list(dict.fromkeys(step.task for step in shown))
+    widths = _widths(tasks, shown, cells)
+    head, rows = _listed(shown, cells, left_out) if widths is None else _columns(shown, cells, left_out, widths)
     skipped = [f"  ({left_out} earlier steps are left out; failure.trace has them)"] if left_out else []
     file = [f"  in {files.pop()}"] if len(files) == 1 else []
-    return [*file, *head, *skipped, *rows]
+    return [*file, head, *skipped, *rows]
 
 
 def _places(step: Step) -> list[Place]:
     return [*step.lines, *([step.ends] if step.ends else [])]
 
 
-def _columns(shown: Sequence[Step], first: int, tasks: Sequence[str], width: int, files: set[str]) -> list[str]:
+def _widths(tasks: Sequence[str], shown: Sequence[Step], cells: Sequence[list[str]]) -> dict[str, int] | None:
+    """Return how wide each task's column is: as wide as it needs, or less for the widest; None where none is enough."""
+    widths = {
+        task: max(
+            len(text) for step, cell in zip(shown, cells, strict=True) if step.task == task for text in [task, *cell]
+        )
+        for task in tasks
+    }
+    room = _WIDTH - 8 - 2 * len(widths)
+    while sum(widths.values()) > room:
+        widest = max(widths, key=widths.__getitem__)
+        if widths[widest] <= _CELL_MIN:
+            return None
+        widths[widest] -= 1
+    return widths
+
+
+def _columns(
+    shown: Sequence[Step], cells: Sequence[list[str]], first: int, widths: Mapping[str, int]
+) -> tuple[str, list[str]]:
     rows: list[str] = []
-    for number, step in enumerate(shown, first + 1):
-        before = (width + 2) * tasks.index(step.task) if step.task in tasks else 0
-        for n, text in enumerate(_cell(step, files)):
+    for number, (step, cell) in enumerate(zip(shown, cells, strict=True), first + 1):
+        before = " " * sum(widths[task] + 2 for task in list(widths)[: list(widths).index(step.task)])
+        for n, text in enumerate(cell):
             mark = f"{number:5}{'*' if step.skipped else ' '}" if n == 0 else " " * 6
-            rows.append(f" {mark} {' ' * before}{text[:width] if step.task else text}".rstrip())
-    return rows
+            rows.append(f" {mark} {before}{_cut(text, widths[step.task])}")
+    return f"  step  {'  '.join(f'{task:{width}.{width}}' for task, width in widths.items())}".rstrip(), rows
 
 
-def _listed(shown: Sequence[Step], first: int, files: set[str]) -> list[str]:
-    wide = max((len(step.task) for step in shown), default=0)
+def _listed(shown: Sequence[Step], cells: Sequence[list[str]], first: int) -> tuple[str, list[str]]:
+    wide = max(len(step.task) for step in shown)
     rows: list[str] = []
-    for number, step in enumerate(shown, first + 1):
-        for n, text in enumerate(_cell(step, files)):
+    for number, (step, cell) in enumerate(zip(shown, cells, strict=True), first + 1):
+        for n, text in enumerate(cell):
             mark = f"{number:5}{'*' if step.skipped else ' '} {step.task:{wide}}" if n == 0 else " " * (7 + wide)
-            rows.append(f" {mark}  {text}"[:_WIDTH].rstrip())
-    return rows
+            rows.append(f" {mark}  {_cut(text, _WIDTH - 10 - wide)}")
+    return "  step  task", rows
 
 
-def _cell(step: Step, files: set[str]) -> list[str]:
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
+
+
+def _cell(step: Step, *, named: bool) -> list[str]:
     """Return what a task did in a step: the lines that ran up to the checkpoint at which it stopped."""
-    named = len(files) > 1
     lines = [f"{place if named else place.line}: {place.text}" for place in dict.fromkeys(step.lines)]
     if len(lines) > _LINES_MAX:
-        lines = [*lines[: _LINES_MAX // 2], f"... {len(lines) - _LINES_MAX} lines", *lines[-_LINES_MAX // 2 :]]
+        head, tail = lines[: _LINES_MAX // 2], lines[-(_LINES_MAX // 2) :]
+        lines = [*head, f"... {len(lines) - len(head) - len(tail)} more lines", *tail]
     cause = [f"[{step.cause}]"] if step.cause else []
     if step.task and step.ends is None:
         lines.append("(ends)")

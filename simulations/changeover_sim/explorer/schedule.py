@@ -19,7 +19,7 @@ from changeover_sim.explorer.guard import current_guard
 from changeover_sim.explorer.places import Names, place
 from changeover_sim.explorer.queue import Mode, RunQueue, Timeouts
 from changeover_sim.explorer.tape import Chooser, Decision
-from changeover_sim.explorer.trace import Recorder, Step
+from changeover_sim.explorer.trace import Recorder, Roll, Step
 
 Program = Callable[[], Awaitable[object]]
 
@@ -62,6 +62,8 @@ class Ending:
     """Step by step, where it was recorded."""
     stock: bool = True
     """Whether stock Trio, which runs each ready task once per batch, could have made this schedule, if recorded."""
+    roll: Sequence[str] = ()
+    """For each step who was ready and who was taken, where that was noted."""
 
 
 class _NoIO:
@@ -94,7 +96,7 @@ class Schedule:
         chooser: Chooser,
         rules: Rules,
         launch: Callable[[Callable[[], None], str], None],
-        recorder: Recorder | None,
+        recorder: Recorder | Roll | None,
     ) -> None:
         """`launch` runs a worker thread's work in a real one; what is recorded goes to `recorder`."""
         self.choices = choices_.Choices(chooser)
@@ -134,11 +136,13 @@ class Schedule:
         try:
             with inside_trio.loop_of(self.runner, self._main) as loop:
                 try:
-                    ended = self._drive(loop)
+                    try:
+                        ended = self._drive(loop)
+                    finally:
+                        if self._recorder is not None:
+                            self._recorder.stop()
                     ending = self._judge(ended=ended)
                 finally:
-                    if self._recorder is not None:
-                        self._recorder.stop()
                     if not ended:
                         self._abandon(loop)
         finally:
@@ -184,6 +188,7 @@ class Schedule:
             self.leftover,
             () if recorder is None else recorder.steps(),
             recorder is None or recorder.stock,
+            [] if recorder is None else recorder.calls,
         )
 
     def _error(self) -> BaseException | None:

@@ -18,8 +18,8 @@ from changeover_sim.explorer.queue import Mode, Timeouts
 from changeover_sim.explorer.results import Failure, Result
 from changeover_sim.explorer.schedule import STALL_MAX_S, STEPS_MAX, Ending, Program, Rules
 from changeover_sim.explorer.stage import Stage
-from changeover_sim.explorer.tape import Played, picks_of
-from changeover_sim.explorer.trace import Recorder
+from changeover_sim.explorer.tape import Chooser, Played, picks_of
+from changeover_sim.explorer.trace import Recorder, Roll
 from changeover_sim.policies import Policy, RandomWalk
 
 _ORDER_STREAM, _CHANCE_STREAM = 1, 2
@@ -150,7 +150,12 @@ class Search:
 
     def _schedule(self, index: int) -> Ending | None:
         chooser = self._strategy.chooser(index, machine.chance(self._plan.seed, _ORDER_STREAM, index))
-        return None if chooser is None else self._stage.play(self._plan.program, chooser, self._plan.chance(index))
+        return None if chooser is None else self._play(index, chooser)
+
+    def _play(self, index: int, chooser: Chooser) -> Ending:
+        """Run a schedule, and note who was ready and who ran where it is one of those that are run twice."""
+        roll = None if index % _TWICE_EVERY else Roll()
+        return self._stage.play(self._plan.program, chooser, self._plan.chance(index), roll)
 
     def _schedule_left(self, index: int) -> object | None:
         return self._strategy.chooser(index, machine.chance(self._plan.seed, _ORDER_STREAM, index))
@@ -159,8 +164,9 @@ class Search:
         """Run a schedule that went well again, now and then; return how, where it ended in another way."""
         if ending.verdict is not None or index % _TWICE_EVERY:
             return None
-        again = self._stage.play(self._plan.program, Played(picks_of(ending.tape)), self._plan.chance(index))
-        return None if again.tape == ending.tape and again.verdict is None else again
+        again = self._play(index, Played(picks_of(ending.tape)))
+        same = again.tape == ending.tape and again.roll == ending.roll and again.verdict is None
+        return None if same else again
 
 
 def replay(program: Program, token_text: str) -> Result:

@@ -17,7 +17,7 @@ from changeover_sim.explorer.guard import Guard
 from changeover_sim.explorer.queue import RunQueue
 from changeover_sim.explorer.schedule import Ending, Program, Rules, Schedule
 from changeover_sim.explorer.tape import Chooser
-from changeover_sim.explorer.trace import Recorder
+from changeover_sim.explorer.trace import Recorder, Roll
 
 
 class Stage:
@@ -52,7 +52,7 @@ class Stage:
             self.collect = stack.enter_context(machine.collected_between())
             yield self
 
-    def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | None = None) -> Ending:
+    def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | Roll | None = None) -> Ending:
         """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
         machine.seed_chance(chance)
         run = Schedule(program, chooser, self.rules, self.launch, recorder)

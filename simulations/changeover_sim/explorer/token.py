@@ -9,8 +9,10 @@ import base64
 import binascii
 import functools
 import json
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -62,7 +64,13 @@ def name_of(program: Callable[..., Any]) -> str:
     while isinstance(inner, functools.partial):
         inner = cast("Any", inner).func
     named: Any = inner if hasattr(inner, "__qualname__") else cast("Any", type(inner))
-    return f"{named.__module__}:{named.__qualname__}"
+    return f"{_module(named.__module__)}:{named.__qualname__}"
+
+
+def _module(name: str) -> str:
+    """Return a module's name; of a script, the one that it can be imported by from its own folder."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(file).stem if name == "__main__" and file else name
 
 
 def encode(token: Token) -> str:

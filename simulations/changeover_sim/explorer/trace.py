@@ -44,6 +44,36 @@ class Step:
         return f"{self.task} {self.begins} -> {self.ends} {self.cause}".strip()
 
 
+class Roll:
+    """Notes of a schedule, cheaply, who was ready before each step and who was taken: to compare two runs of it."""
+
+    stock = True
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        """A line for each step."""
+        self._names = Names()
+        self._queue: RunQueue
+
+    def follow(self, queue: RunQueue, names: Names) -> None:
+        """Note what this queue hands out."""
+        self._queue, self._names = queue, names
+        queue.before_step = self._step
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return nothing: no step is recorded."""
+        return ()
+
+    def stop(self) -> None:
+        """Note nothing any more."""
+        self._queue.before_step = None
+
+    def _step(self, task: Any, chosen: Any) -> None:
+        others = [self._names.of(one) for one in self._queue.drain() if isinstance(one, inside_trio.Task)]
+        name = _cause(chosen) if task is None else self._names.of(task)
+        self.calls.append(f"{name}, ready beside it: {', '.join(others) or 'nobody'}")
+
+
 class Recorder:
     """Records one schedule, the last `STEPS_MAX` steps of it."""
 
@@ -58,6 +88,7 @@ class Recorder:
         self._seen = 0
         self.stock = True
         """Whether stock Trio could have made the schedule up to here."""
+        self.calls: list[str] = []
         self._batch = 0
         self._lines: list[Place] = []
         self._before: Any = None

@@ -324,7 +324,8 @@ class Engine(EngineBase):
         saga = Saga(Swap(swap_id, old, new, drain, timeouts, rollback_of), self._saga_world)
         self._forget_old_swaps()
         self._sagas[swap_id] = saga
-        self._saga_supervisor.start(ChildSpec(f"swap {swap_id}", saga.run, lambda _error, _delay_s: None))
+        task = ChildSpec(f"swap {swap_id}", saga.run, lambda _error, _delay_s: None, ended=saga.over)
+        self._saga_supervisor.start(task)
         return saga
 
     def _forget_old_swaps(self) -> None:

@@ -142,16 +142,17 @@ class Saga:
 
     async def run(self) -> None:
         """Be the task: step after step, forward or back, until the plan says that it is over."""
-        try:
-            self._progress, command = plan.start()
-            while not isinstance(command, Finish):
-                happening = await self._do(command)
-                self._progress, command = plan.advance(self._progress, happening)
-            await self._finish(command.state)
-        finally:
-            self._give_up_slot()
-            if not self._book.operation.state.ended:
-                self._end(SwapState.FAILED, "the engine was closed before the swap ended")
+        self._progress, command = plan.start()
+        while not isinstance(command, Finish):
+            happening = await self._do(command)
+            self._progress, command = plan.advance(self._progress, happening)
+        await self._finish(command.state)
+
+    def over(self) -> None:
+        """Hear from the supervisor that the task has ended, or will never begin: nobody may wait for it in vain."""
+        self._give_up_slot()
+        if not self._book.operation.state.ended:
+            self._end(SwapState.FAILED, "the engine was closed before the swap ended")
 
     # --- running ---
 

@@ -13,6 +13,9 @@ import pytest
 if TYPE_CHECKING:
     from changeover_plugins.demo.digits import HeldOut
 
+pytest_plugins = ["pytester"]
+"""With which tests run pytest inside pytest."""
+
 
 @pytest.fixture(scope="session")
 def digits_repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HeldOut]:

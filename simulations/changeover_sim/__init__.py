@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from changeover_sim.explorer.choices import cancel_anywhere as cancel_anywhere
     from changeover_sim.explorer.choices import choose as choose
     from changeover_sim.explorer.choices import touch as touch
+    from changeover_sim.explorer.errors import BadPolicy as BadPolicy
     from changeover_sim.explorer.errors import BadProgram as BadProgram
     from changeover_sim.explorer.errors import ExplorerError as ExplorerError
     from changeover_sim.explorer.errors import NotExploring as NotExploring
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from changeover_sim.ports import World as World
     from changeover_sim.ports import open_world as open_world
 
-_ERRORS = ("BadProgram", "ExplorerError", "NotExploring", "Stalled", "TokenError", "TrioNotSupported", "Uncontrolled")
+_ERRORS = (
+    *("BadPolicy", "BadProgram", "ExplorerError", "NotExploring", "Stalled", "TokenError", "TrioNotSupported"),
+    "Uncontrolled",
+)
 _HOMES = {
     **dict.fromkeys(("cancel_anywhere", "choose", "touch"), "explorer.choices"),
     **dict.fromkeys(_ERRORS, "explorer.errors"),
@@ -46,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "PCT",
+    "BadPolicy",
     "BadProgram",
     "Duration",
     "Exhaustive",

@@ -98,17 +98,25 @@ def test_ci_comes_in_by_the_front_door() -> None:
 def test_python_blocks_run(tmp_path: Path) -> None:
     """Each Python block runs by itself; one that names itself in its first line can be imported by later ones."""
     failed: list[str] = []
+    write_files(tmp_path)
     for block in blocks(README.read_text()):
         if block.language == "python":
-            (tmp_path / block.file).write_text(block.text)
             done = execute([sys.executable, block.file], tmp_path, BLOCK_LIMIT_S)
             failed += [f"line {block.line}: {done.stdout}"] if done.returncode else []
     assert not failed, "\n".join(failed)
 
 
+def write_files(folder: Path) -> None:
+    """Write down the Python blocks as the files that they say they are: the commands are typed beside them."""
+    for block in blocks(README.read_text()):
+        if block.language == "python":
+            (folder / block.file).write_text(block.text)
+
+
 @pytest.mark.slow
 def test_commands_run(tmp_path: Path) -> None:
     """Each command that `.ci/run` does not run itself can be typed."""
+    write_files(tmp_path)
     covered = run_by_ci(CI.read_text()) | {OWN_SCRIPT}
     failed: list[str] = []
     for command in commands(README.read_text()):
@@ -121,6 +129,7 @@ def test_commands_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_output_has_the_shown_form(tmp_path: Path) -> None:
     """What the README shows under a command is what it prints, numbers apart; of a chain, its last command."""
+    write_files(tmp_path)
     failed: list[str] = []
     for command in commands(README.read_text()):
         if command.output is not None:

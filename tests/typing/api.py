@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, assert_type
 
+import trio
+
 import changeover
+import changeover_sim
 from changeover import (
     Audit,
     Balance,
@@ -295,3 +298,38 @@ class DoublerLoader:
 
 def loaders() -> Iterator[Loader]:
     yield DoublerLoader()
+
+
+async def program() -> None:
+    with trio.CancelScope() as scope:
+        changeover_sim.cancel_anywhere(scope)
+        changeover_sim.touch("stock")
+        assert_type(changeover_sim.choose(["red", "blue"]), str)
+        await trio.lowlevel.checkpoint()
+
+
+def exploring() -> None:
+    result = changeover_sim.explore(
+        program,
+        schedules=100,
+        policy=changeover_sim.PCT(depth=3),
+        seed=7,
+        mode="trio-batch",
+        timeouts="any-time",
+        jobs=2,
+        steps_max=1_000,
+        stall_s=1.0,
+    )
+    assert_type(result, changeover_sim.Result)
+    assert_type(result.schedules_run, int)
+    assert_type(result.schedules_per_s, float)
+    assert_type(result.exhausted, bool)
+    if result.failure is not None:
+        assert_type(result.failure, changeover_sim.Failure)
+        assert_type(result.failure.token, str)
+        assert_type(result.failure.exception, BaseException | None)
+        assert_type(result.failure.schedule_index, int)
+        assert_type(changeover_sim.shrink(program, result.failure.token), str)
+        assert_type(changeover_sim.replay(program, result.failure.token), changeover_sim.Result)
+    changeover_sim.explore(program, policy=changeover_sim.Exhaustive(delays=None))
+    changeover_sim.explore(program, policy=changeover_sim.RandomWalk())

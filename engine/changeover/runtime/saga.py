@@ -1,7 +1,7 @@
 """The saga actor: runs one swap as `core/plan` decides, and writes each boundary down before it crosses it.
 
-A task of the saga supervisor, never restarted. It owns its logbook and its model's swap slot; versions and router it
-only asks. Compensations are shielded from cancellation, and each may be called twice.
+A task of the saga supervisor, never restarted. It owns its logbook and its model's slot; others it only asks.
+Compensations are shielded from cancellation, and each may be called twice.
 """
 
 from __future__ import annotations
@@ -149,12 +149,10 @@ class Saga:
         await self._finish(command.state)
 
     def over(self) -> None:
-        """Hear from the supervisor that the task has ended, or will never begin: nobody may wait for it in vain."""
+        """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
         if not self._book.operation.state.ended:
             self._end(SwapState.FAILED, "the engine was closed before the swap ended")
-
-    # --- running ---
 
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):

@@ -267,8 +267,8 @@ class Version(Actor[Message]):
             self._draining = None
         if self._loading is not None:
             self._end_loading(self.error)
-        for order in self._later:
-            self._lane.post(order)
+        for order in reversed(self._later):
+            self._lane.post_first(order)  # before the news that one of them is late or called off
         self._later = []
 
     # --- loading ---

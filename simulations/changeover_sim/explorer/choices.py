@@ -6,14 +6,15 @@ Owns the list of scopes that may be cancelled in one schedule; the schedule that
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import NoReturn, TypeVar
 
 import attrs
 import trio
 
 from changeover_sim.explorer import inside_trio
-from changeover_sim.explorer.errors import NotExploring
+from changeover_sim.explorer.errors import Abandoned, BadPolicy, NotExploring
 from changeover_sim.explorer.queue import RunQueue
 from changeover_sim.explorer.tape import CANCEL, VALUE, Chooser
 
@@ -27,6 +28,8 @@ class Offer:
     """A scope that the explorer may cancel, and at how many moments it was asked so far."""
 
     scope: trio.CancelScope
+    number: int
+    """Which of the schedule's scopes it is, in the order in which they were offered."""
     moments: int = 0
 
 
@@ -39,17 +42,22 @@ class Choices:
         """By task: what the work up to its next checkpoint touches."""
         self._chooser = chooser
         self._offers: list[Offer] = []
+        self._offered = 0
 
     def value(self, width: int) -> int:
         """Return one of `range(width)`, and write it on the tape."""
-        taken = self._chooser.value(width) if width > 1 else 0
-        if width > 1:
-            self.queue.tape.append((VALUE, width, taken))
+        if width == 1:
+            return 0
+        taken = self._decide(partial(self._chooser.value, width))
+        if taken.__class__ is not int or not 0 <= taken < width:
+            self._fail(BadPolicy(f"the policy chose {taken!r} of {width} options"))
+        self.queue.tape.append((VALUE, width, taken))
         return taken
 
     def offer(self, scope: trio.CancelScope) -> None:
         """Take a scope that may be cancelled, now or at any later moment."""
-        offer = Offer(scope)
+        offer = Offer(scope, self._offered)
+        self._offered += 1
         self._offers.append(offer)
         self.queue.after_step = self.after_step
         self._ask(offer)
@@ -70,11 +78,22 @@ class Choices:
                 self._ask(offer)
 
     def _ask(self, offer: Offer) -> None:
-        taken = self._chooser.cancel(offer.moments)
+        taken = bool(self._decide(partial(self._chooser.cancel, offer.number, offer.moments)))
         self.queue.tape.append((CANCEL, 2, int(taken)))
         offer.moments += 1
         if taken:
             offer.scope.cancel()
+
+    def _decide(self, ask: Callable[[], T]) -> T:
+        """Ask the policy; what it raises is no error of the program that happens to be running."""
+        try:
+            return ask()
+        except Exception as error:  # noqa: BLE001 - raised again by the schedule
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self.queue.fail(error)
+        raise Abandoned from error
 
     def give_up(self) -> None:
         """Cancel nothing any more."""

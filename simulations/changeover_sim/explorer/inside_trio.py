@@ -8,6 +8,7 @@ Owns nothing. Each private name stands in `NAMES`; `check` says which are missin
 from __future__ import annotations
 
 import contextvars
+import math
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -49,6 +50,8 @@ NAMES: tuple[tuple[Any, str], ...] = (
     *((Task, name) for name in ("_counter", "_next_send", "_next_send_fn", "_abort_func", "_attempt_abort")),
     *((Task, name) for name in ("_cancel_status", "_runner", "custom_sleep_data", "iter_await_frames", "name")),
     *((trio.CancelScope, name) for name in ("_cancel_status", "_registered_deadline", "_has_been_entered")),
+    (trio.CancelScope, "_cancel_called"),
+    *((trio.Nursery, name) for name in ("_children", "_cancel_status")),
     *(((trio.CancelScope, "_cancel"),) if hasattr(run_loop, "CancelReason") else ()),  # both since Trio 0.31
     (run_loop.CancelStatus, "encloses"),
     (Task, "_child_nurseries"),
@@ -77,7 +80,9 @@ def check() -> None:
 
 def _has(owner: Any, name: str) -> bool:
     fields = {field.name for field in getattr(owner, "__attrs_attrs__", ())}
-    return hasattr(owner, name) or name in fields
+    made = getattr(getattr(owner, "__init__", None), "__code__", None)
+    plainly = not fields and made is not None and name in made.co_names  # set by a class that is not one of attrs
+    return hasattr(owner, name) or name in fields or plainly
 
 
 def tested() -> bool:
@@ -94,6 +99,52 @@ class Instruments(dict[str, Callable[..., None]]):
     def call(self, hook: str, *args: Any) -> None:
         """Call the hook; it must not raise."""
         self[hook](*args)
+
+    def add_instrument(self, instrument: trio.abc.Instrument) -> None:
+        """Add an instrument of the program's, as `trio.lowlevel.add_instrument` does."""
+        for hook in _HOOKS:
+            own = getattr(instrument, hook, None)
+            if own is not None and getattr(own, "__func__", None) is not getattr(trio.abc.Instrument, hook):
+                self[hook] = _Both(self.get(hook), instrument, own)
+
+    def remove_instrument(self, instrument: trio.abc.Instrument) -> None:
+        """Take an instrument away again; raises KeyError where it was never added."""
+        if not any(isinstance(call, _Both) and call.has(instrument) for call in self.values()):
+            raise KeyError(instrument)
+        for hook, call in list(self.items()):
+            left = call.without(instrument) if isinstance(call, _Both) else call
+            if left is None:
+                del self[hook]
+            else:
+                self[hook] = left
+
+
+class _Both:
+    """A hook of several instruments: what was there before, then one more."""
+
+    def __init__(self, before: Callable[..., None] | None, instrument: object, own: Callable[..., None]) -> None:
+        self._before = before
+        self._instrument = instrument
+        self._own = own
+
+    def __call__(self, *args: Any) -> None:
+        """Call all of them."""
+        if self._before is not None:
+            self._before(*args)
+        self._own(*args)
+
+    def has(self, instrument: object) -> bool:
+        """Return whether it is one of them."""
+        deeper = isinstance(self._before, _Both) and self._before.has(instrument)
+        return self._instrument is instrument or deeper
+
+    def without(self, instrument: object) -> Callable[..., None] | None:
+        """Return the others; None where there are none."""
+        before = self._before.without(instrument) if isinstance(self._before, _Both) else self._before
+        return before if self._instrument is instrument else _Both(before, self._instrument, self._own)
+
+
+_HOOKS = tuple(name for name in vars(trio.abc.Instrument) if not name.startswith("_"))
 
 
 class Wakeup:
@@ -159,6 +210,11 @@ def loop_of(runner: Runner, main: Callable[[], Awaitable[object]]) -> Generator[
         loop.close()
         run_loop.GLOBAL_RUN_CONTEXT.__dict__.clear()
         sniffio.thread_local.name = before
+
+
+def idle_cushion_s(runner: Runner) -> float:
+    """Return the shortest cushion with which a task waits until all others are blocked; infinity: none does."""
+    return runner.waiting_for_idle.keys()[0][0] if runner.waiting_for_idle else math.inf
 
 
 def drop(loop: Loop, tasks: Sequence[Task]) -> None:
@@ -253,7 +309,10 @@ def frames(task: Task) -> list[tuple[Any, int]]:
 
 def is_inside(task: Task, scope: trio.CancelScope) -> bool:
     """Return whether a cancellation of the scope would reach the task, shields left aside."""
-    return scope._cancel_status is not None and scope._cancel_status.encloses(task._cancel_status)
+    status: Any = task._cancel_status
+    if status is None and task.parent_nursery is not None:  # it has ended; it was where its nursery is
+        status = task.parent_nursery._cancel_status
+    return scope._cancel_status is not None and scope._cancel_status.encloses(status)
 
 
 def is_over(scope: trio.CancelScope) -> bool:

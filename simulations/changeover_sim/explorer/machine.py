@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from changeover_sim.explorer.errors import Stalled
 
@@ -85,23 +87,66 @@ class Alarm:
         if not _can_have_alarm():
             yield
             return
-        before = signal.signal(signal.SIGALRM, self._ring)
+        before, tracing = signal.signal(signal.SIGALRM, self._ring), sys.gettrace()
         signal.setitimer(signal.ITIMER_REAL, self._stall_s, self._stall_s)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            if self.fired is not None:
+                sys.settrace(tracing)
 
     def _ring(self, _: int, frame: FrameType | None) -> None:
         seen, self._seen = self._seen, self._progress()
         if seen == self._seen:
+            if self.fired is not None and frame is not None:  # it has caught one, and may go on catching them
+                frame.f_trace = self._insist
+                sys.settrace(_not_new)
             self.fired = "" if frame is None else place_of(frame)
             raise StalledHere(self.fired)
+
+    def _insist(self, frame: FrameType, event: str, _: object) -> Any:
+        """Raise once more in the first line that runs then: that of the `except` is not inside its `try`."""
+        if event == "line":
+            raise StalledHere(place_of(frame))
+        return self._insist
+
+
+def _not_new(_: FrameType, __: str, ___: object) -> None:
+    """Trace no frame that begins; those that have a trace function of their own already are traced all the same."""
 
 
 class StalledHere(BaseException):
     """Raised in a program that made no step for too long, so that it ends; `Alarm.fired` says where it stood."""
+
+
+class Interrupts:
+    """Notes Ctrl-C instead of raising it in the middle of Trio's own code; a second one is raised where it comes."""
+
+    def __init__(self, noticed: Callable[[], None]) -> None:
+        """`noticed` is called at the first."""
+        self.pending = False
+        self._noticed = noticed
+
+    @contextmanager
+    def set(self) -> Generator[None, None, None]:
+        """Take Ctrl-C for the length of the block, in the main thread and where nobody else has taken it."""
+        mine = threading.current_thread() is threading.main_thread()
+        if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, _: int, __: FrameType | None) -> None:
+        if self.pending:
+            raise KeyboardInterrupt
+        self.pending = True
+        self._noticed()
 
 
 def place_of(frame: FrameType) -> str:

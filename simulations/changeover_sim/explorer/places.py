@@ -21,10 +21,10 @@ from changeover_sim.explorer import inside_trio
 _HERE = str(Path(__file__).resolve().parent) + os.sep
 _BENEATH = tuple(
     str(Path(found.origin).resolve().parent) + os.sep
-    for name in ("attr", "outcome", "sniffio", "sortedcontainers")
+    for name in ("attr", "outcome", "sniffio", "sortedcontainers", "_pytest", "pluggy")
     if (found := find_spec(name)) and found.origin
 )
-"""What Trio itself stands on: nobody looks for a bug of his own there."""
+"""What Trio and the tests themselves stand on: nobody looks for a bug of his own there."""
 _STDLIB = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 
 
@@ -91,3 +91,9 @@ def _short(name: str) -> str:
     if name.endswith("Schedule._main"):
         return "program"
     return name if name.startswith("<") else name.rpartition(".")[2]
+
+
+def of_thread(name: str) -> str:
+    """Return what Trio calls a worker thread, `work from module.function`, without the module."""
+    work, _, spawner = name.partition(" from ")
+    return f"{work} from {_short(spawner)}" if spawner else work

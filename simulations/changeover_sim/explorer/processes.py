@@ -17,6 +17,7 @@ from changeover_sim.explorer.results import Result
 from changeover_sim.explorer.schedule import Ending
 from changeover_sim.explorer.search import Found, Plan, Search
 from changeover_sim.explorer.stage import Stage
+from changeover_sim.policies.base import PROBES
 
 
 def explore_in_processes(plan: Plan, jobs: int) -> Result:
@@ -47,8 +48,9 @@ def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
     for answer in answers:
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["text"])
-    found = Found(run=sum(answer["run"] for answer in answers))
     failing = min((a for a in answers if a["index"] is not None), key=lambda a: a["index"], default=None)
+    found = Found(run=plan.schedules if failing is None else failing["index"] + 1)
+    found.cut = sum(answer["cut"] for answer in answers)
     notes = dict.fromkeys(note for answer in answers for note in answer["notes"])
     failure = None
     if failing is not None:
@@ -80,8 +82,10 @@ def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> N
         if found.index is not None:
             with lowest.get_lock():
                 lowest.value = min(lowest.value, found.index)
-        answer = {"run": found.run, "index": found.index, "notes": list(stage.guard.notes)}
+        answer = {"cut": found.cut, "index": found.index, "notes": list(stage.guard.notes)}
         answer |= {"ending": _fields(found.ending), "again": _fields(found.again)}
+    except KeyboardInterrupt:
+        return  # whoever asked was interrupted as well
     except errors.ExplorerError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
     pipe.send_bytes(json.dumps(answer).encode())
@@ -102,8 +106,9 @@ def _ending(fields: dict[str, Any] | None) -> Ending | None:
 
 
 def _share(plan: Plan, first: int, jobs: int, lowest: Any) -> Iterator[int]:
-    """Yield the indices of one process, up to the lowest that has failed anywhere."""
-    for index in range(first, plan.schedules, jobs):
+    """Yield the indices of one process, up to the lowest that has failed anywhere; the probes are everybody's."""
+    for index in range(plan.schedules):
         if index > lowest.value:
             return
-        yield index
+        if index < PROBES or index % jobs == first:
+            yield index

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import BadPolicy
-from changeover_sim.explorer.tape import ORDER, Chooser, Decision, FirstInFirstOut
+from changeover_sim.explorer.tape import ORDER, Chooser, Decision
 from changeover_sim.explorer.timers import Clock, Due, Timers
 
 Mode = Literal["any-runnable", "trio-batch"]
@@ -25,6 +25,8 @@ _GIVING_UP_STEPS = 2_000
 
 class PassingTime:
     """The candidate that is no task: time passes up to the next deadline although something can run."""
+
+    _counter = -1
 
 
 _TIME = PassingTime()
@@ -47,12 +49,14 @@ class RunQueue(list[Any]):
         self.clock = Clock()
         self.broken: BaseException | None = None
         """What was raised while choosing: by the policy, by a thread that blocks, by Ctrl-C."""
-        self.timers = Timers(self.clock, self._act if mode == "trio-batch" else self.append, self._withdraw)
+        ready = self._act if mode == "trio-batch" else self.append
+        self.timers = Timers(self.clock, ready, self._withdraw, one_by_one=timeouts == "any-time")
         self.before_step: Callable[[Any, Any], None] | None = None
         """Told each task that is about to run and the deadline that woke it, or None and what else happens instead."""
         self.after_step: Callable[[], None] | None = None
         """Called between two steps; it may make more steps ready."""
-        self.is_waiting_for_idle: Callable[[], object] = bool
+        self.idle_cushion_s: Callable[[], float] = float
+        """After how many seconds without a step somebody wants to be woken; infinity: nobody does."""
         self.last: Any = None
         """The task that made the last step."""
         self._pick = chooser.pick
@@ -70,7 +74,7 @@ class RunQueue(list[Any]):
     def clear(self) -> None:
         """Keep everything: Trio clears its queue once it has made a copy, and the copy holds one step only."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # noqa: C901 - the hot path, in one piece on purpose
         """Choose the next step; nothing where there is none."""
         try:
             while self.halted is None:
@@ -88,7 +92,10 @@ class RunQueue(list[Any]):
                 if steps > self._limit:
                     self._over_limit()
                     continue
-                chosen = self.pop(0 if count == 1 and not self._any_time else self._choose(count))
+                if count == 1 and not self._any_time:
+                    chosen, self._batch = self.pop(), 0
+                else:
+                    chosen = self.pop(self._choose(count))
                 self._settled = len(self)
                 task = chosen if type(chosen) is _Task else self._fire(chosen)
                 if self.before_step is not None:
@@ -97,8 +104,13 @@ class RunQueue(list[Any]):
                     self.last = task
                     return iter((task,))
         except BaseException as error:  # noqa: BLE001 - raised through Trio it would be an error of Trio's own
-            self.broken, self.halted = error, "broken"
+            self.fail(error)
         return iter(_NOBODY)
+
+    def fail(self, error: BaseException) -> None:
+        """Decide nothing any more: whoever runs the schedule raises `error`."""
+        if self.broken is None:
+            self.broken, self.halted = error, "broken"
 
     def drain(self) -> Iterator[Any]:
         """Return what is ready, and keep it: for those who look and do not run."""
@@ -188,7 +200,7 @@ class RunQueue(list[Any]):
             self._batch -= 1
 
     def _let_time_pass(self) -> bool:
-        if self.is_waiting_for_idle():
+        if self.idle_cushion_s() < self.timers.next_deadline() - self.clock.now:
             return False  # Trio wakes them in its next pass; no time passes for that
         if not self.timers.jump():
             self.halted = "stuck"
@@ -200,17 +212,17 @@ class RunQueue(list[Any]):
         if self._limit > self._steps_max:
             self.halted = "too long"
         self._limit = 2 * self._steps_max
-        self._pick = FirstInFirstOut().pick
+        self._choose = self._first
 
     def hand_over(self) -> None:
         """Decide nothing any more: run first-in-first-out without an end, for a schedule that is given up."""
         self.halted = None
         self._limit = self.steps + _GIVING_UP_STEPS
         self._steps_max = 0
-        self._pick = FirstInFirstOut().pick
         self.after_step = None
         self._any_time = False
         self._choose = self._first
 
-    def _first(self, count: int) -> int:
+    def _first(self, _: int) -> int:
+        """Take whoever was ready first; no decision, and none on the tape, so that a replay goes the same way."""
         return 0

@@ -30,26 +30,32 @@ _MEANING = {
 }
 
 
-def failure_text(failure: Failure) -> str:
-    """Return the whole report."""
+def failure_text(failure: Failure, again: Sequence[str] = ()) -> str:
+    """Return the whole report; `again` are lines that say how to run it again, where there is a better way."""
     blocks = [
         f"{failure.verdict}: {_MEANING[failure.verdict]}",
-        f"{failure.program}, schedule {failure.schedule_index} of {failure.policy}, seed {failure.seed}",
+        _plain(f"{failure.program}, schedule {failure.schedule_index} of {failure.policy}, seed {failure.seed}"),
         "",
         *_what(failure),
         "",
         *table(failure.trace),
         "",
         *_stock(failure),
-        *_again(failure),
+        *(again or _again(failure)),
     ]
     return "\n".join(blocks)
+
+
+def _plain(text: str) -> str:
+    """Return text for a terminal: part of it comes out of a token, which anybody may have written."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def result_text(result: Result) -> str:
     """Return one line for a result without a failure, the report for one with."""
     how = "all there are" if result.exhausted else f"{result.policy}, seed {result.seed}"
-    count = f"{result.schedules_run:,} schedules ({how}), {result.schedules_per_s:,.0f}/s"
+    schedules = "schedule" if result.schedules_run == 1 else "schedules"
+    count = f"{result.schedules_run:,} {schedules} ({how}), {result.schedules_per_s:,.0f}/s"
     found = (
         [f"no failure in {count}"] if result.failure is None else [f"failed within {count}", "", str(result.failure)]
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -27,6 +28,7 @@ _NO_EVENTS: list[Any] = []
 
 STALL_MAX_S = 86_400.0
 STEPS_MAX = 1 << 40
+SEED_MAX = 1 << 63
 """What a limit must stay below."""
 
 
@@ -78,6 +80,10 @@ class _NoIO:
     def close(self) -> None:
         """Nothing was opened."""
 
+    def statistics(self) -> SimpleNamespace:
+        """Return that nobody waits for I/O."""
+        return SimpleNamespace(backend="explorer", tasks_waiting_read=0, tasks_waiting_write=0)
+
     def __getattr__(self, name: str) -> Any:
         """Refuse every way of waiting for the operating system."""
         guard = current_guard()
@@ -113,7 +119,7 @@ class Schedule:
         self.runner = inside_trio.make_runner(
             self.queue, self.queue.timers, self.queue.clock, _NoIO(), self._hooks(), self.threads.is_foreign
         )
-        self.queue.is_waiting_for_idle = lambda: self.runner.waiting_for_idle
+        self.queue.idle_cushion_s = lambda: inside_trio.idle_cushion_s(self.runner)
         if recorder is not None:
             recorder.follow(self.queue, self._names)
 

@@ -5,6 +5,7 @@ Owns the stage of one exploration. Every failure is run again before it is told,
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -12,11 +13,11 @@ from typing import Any, get_args
 import attrs
 
 from changeover_sim.explorer import inside_trio, machine, token
-from changeover_sim.explorer.errors import BadProgram, TokenError
+from changeover_sim.explorer.errors import BadProgram
 from changeover_sim.explorer.judge import confirm, failure_of, fingerprint
 from changeover_sim.explorer.queue import Mode, Timeouts
 from changeover_sim.explorer.results import Failure, Result
-from changeover_sim.explorer.schedule import STALL_MAX_S, STEPS_MAX, Ending, Program, Rules
+from changeover_sim.explorer.schedule import SEED_MAX, STALL_MAX_S, STEPS_MAX, Ending, Program, Rules
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Chooser, Played, picks_of
 from changeover_sim.explorer.trace import Recorder, Roll
@@ -109,6 +110,8 @@ class Found:
     again: Ending | None = None
     """How the same schedule ended a second time, where that was another way."""
     exhausted: bool = False
+    cut: int = 0
+    """How many schedules were longer than the limit, so that their ends were not explored."""
 
     def confirm(self, plan: Plan, stage: Stage) -> Failure | None:
         """Run the schedule that failed, if any did, again, and return the failure."""
@@ -119,7 +122,11 @@ class Found:
     def result(self, plan: Plan, failure: Failure | None, seconds: float, notes: Iterable[str]) -> Result:
         """Return the result of an exploration that took so long."""
         speed = self.run / seconds if seconds else 0.0
-        return Result(failure, self.run, speed, self.exhausted, repr(plan.policy), plan.seed, tuple(notes))
+        told = list(notes)
+        if self.cut:
+            most = f"steps_max={plan.rules.steps_max:,}"
+            told.append(f"{self.cut:,} schedules were longer than {most} and went on first-in-first-out from there")
+        return Result(failure, self.run, speed, self.exhausted, repr(plan.policy), plan.seed, tuple(told))
 
 
 class Search:
@@ -136,16 +143,20 @@ class Search:
         for index in indices:
             ending = self._schedule(index)
             if ending is None:
-                found.exhausted = True
+                found.exhausted = not found.cut
                 break
             found.run += 1
+            found.cut += ending.steps > self._plan.rules.steps_max
             found.again = self._again_if_due(index, ending)
             if ending.verdict is not None or found.again is not None:
                 found.index, found.ending = index, ending
                 break
-            self._strategy.learn(ending.tape)
+            if self._strategy.learn(index, ending.tape) is False:
+                found.index, found.ending, found.again = index, ending, ending
+                break
         else:
-            found.exhausted = not self._plan.policy.samples and self._schedule_left(found.run) is None
+            left = self._plan.policy.samples or found.cut or self._schedule_left(found.run) is not None
+            found.exhausted = not left
         return found
 
     def _schedule(self, index: int) -> Ending | None:
@@ -177,7 +188,7 @@ def replay(program: Program, token_text: str) -> Result:
     """
     made = token.decode(token_text)
     if made.program != token.name_of(program):
-        raise TokenError(f"the token is for the program {made.program}, and this is {token.name_of(program)}")
+        raise token.for_another(made, token.name_of(program))
     plan = _checked(program, 1, _Named(made.policy), made.seed, made.rules, 1)
     began = machine.stopwatch()
     with Stage(plan.rules, plan.seed).open() as stage:
@@ -213,13 +224,22 @@ class _Named:
 
 
 def _check_callable(program: Any) -> None:
-    if callable(program):
-        return
-    hint = ""
+    wanted = f"the program must be an async callable without arguments, not {program!r}"
     if inspect.iscoroutine(program):
         program.close()  # else Python warns that it was never awaited
-        hint = "; hand over the function itself, not its call"
-    raise BadProgram(f"the program must be an async callable without arguments, not {program!r}{hint}")
+        raise BadProgram(f"{wanted}; hand over the function itself, not its call")
+    if not callable(program):
+        raise BadProgram(wanted)
+    try:
+        signature = inspect.signature(program)
+    except ValueError as error:
+        if isinstance(program, functools.partial):
+            raise BadProgram(f"{wanted}: {error}") from None
+        return  # it does not say what it takes
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise BadProgram(f"{wanted}: {error}; functools.partial takes arguments along") from None
 
 
 def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules, jobs: int) -> Plan:
@@ -228,7 +248,7 @@ def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules,
     for name, number in (("schedules", schedules), ("jobs", jobs), ("steps_max", rules.steps_max)):
         if type(number) is not int or number < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
-    if type(seed) is not int or not 0 <= seed < 1 << 63:
+    if type(seed) is not int or not 0 <= seed < SEED_MAX:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     if type(rules.stall_s) not in {int, float} or not 0 < rules.stall_s < STALL_MAX_S or rules.steps_max >= STEPS_MAX:
         raise ValueError(

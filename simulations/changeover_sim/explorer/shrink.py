@@ -13,21 +13,24 @@ import attrs
 from changeover_sim.explorer import token
 from changeover_sim.explorer.errors import TokenError
 from changeover_sim.explorer.judge import fingerprint
-from changeover_sim.explorer.schedule import Ending, Program
+from changeover_sim.explorer.schedule import Ending, Program, leaves
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Picks, Played, deviations, picks_of
 from changeover_sim.explorer.trace import Recorder
+
+Kind = tuple[str | None, tuple[str, ...]]
+"""The verdict, and the types of what was raised."""
 
 
 def shrink(program: Program, token_text: str, *, runs: int = 2_000) -> str:
     """Return the token of a schedule that fails in the same way and deviates less from first-in-first-out.
 
-    The same way: the same verdict, and for exceptions the same type. At most `runs` schedules are tried. Raises
+    The same way: the same verdict, and for exceptions the same types. At most `runs` schedules are tried. Raises
     `TokenError` where the token's schedule does not fail, and what `replay` raises.
     """
     made = token.decode(token_text)
     if made.program != token.name_of(program):
-        raise TokenError(f"the token is for the program {made.program}, and this is {token.name_of(program)}")
+        raise token.for_another(made, token.name_of(program))
     if type(runs) is not int or runs < 1:
         raise ValueError(f"runs must be a whole number of at least 1, not {runs!r}")
     with Stage(made.rules, made.seed).open() as stage:
@@ -48,7 +51,7 @@ class _Shrinker:
         self._stage = stage
         self._chance = chance
         self._left = runs
-        self._kind: tuple[str | None, str] = (None, "")
+        self._kind: Kind = (None, ())
         self.best: Picks = ()
 
     def run(self, picks: Picks) -> Picks | None:
@@ -105,5 +108,6 @@ def _weight(picks: Picks) -> tuple[int, int, int]:
     return deviations(picks), sum(picks), len(picks)
 
 
-def _kind(ending: Ending) -> tuple[str | None, str]:
-    return ending.verdict, "" if ending.error is None else type(ending.error).__name__
+def _kind(ending: Ending) -> Kind:
+    raised = [] if ending.error is None else sorted({type(leaf).__qualname__ for leaf in leaves(ending.error)})
+    return ending.verdict, tuple(raised)

@@ -5,6 +5,7 @@ Owns the guard, the alarm, the way to real threads, and the one schedule that is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,12 +13,15 @@ from typing import Any
 
 from changeover_sim.explorer import choices as choices_
 from changeover_sim.explorer import inside_trio, machine, threads
-from changeover_sim.explorer.errors import BadProgram, Uncontrolled
+from changeover_sim.explorer.errors import BadProgram, ExplorerError, Uncontrolled
 from changeover_sim.explorer.guard import Guard
 from changeover_sim.explorer.queue import RunQueue
 from changeover_sim.explorer.schedule import Ending, Program, Rules, Schedule
 from changeover_sim.explorer.tape import Chooser
 from changeover_sim.explorer.trace import Recorder, Roll
+
+_alone = threading.Lock()
+"""Held while an exploration goes on: it puts stand-ins where the whole process looks for Trio's threads."""
 
 
 class Stage:
@@ -28,6 +32,7 @@ class Stage:
         self.seed = seed
         self.guard = Guard()
         self.alarm = machine.Alarm(lambda: self.steps, rules.stall_s)
+        self.interrupts = machine.Interrupts(self._interrupt)
         self.running: Schedule | None = None
         self._queue: RunQueue | None = None
         self._steps_before = 0
@@ -43,11 +48,15 @@ class Stage:
         inside_trio.check()
         if inside_trio.in_run():
             raise BadProgram("explore() was called inside trio.run(); it runs Trio itself: call it from plain code")
+        if not _alone.acquire(blocking=False):
+            raise ExplorerError("another thread explores already, and Trio's threads can obey one only; take turns")
         with ExitStack() as stack:
+            stack.callback(_alone.release)
             cache = stack.enter_context(inside_trio.threads_by(self._start_thread, threads.mailbox))
             self._real_threads = cache.real
             stack.enter_context(machine.borrowed_chance())
             stack.enter_context(self.alarm.set())
+            stack.enter_context(self.interrupts.set())
             stack.enter_context(self.guard.watching())
             self.collect = stack.enter_context(machine.collected_between())
             yield self
@@ -65,6 +74,8 @@ class Stage:
             assert self.alarm.fired is not None
         finally:
             self._steps_before, self._queue, self.running = self.steps, None, None
+            if self.interrupts.pending:
+                raise KeyboardInterrupt
         if self.alarm.fired is not None or ending is None:
             raise machine.stalled(run.blocked_at or str(self.alarm.fired), self.rules.stall_s)
         if run.threads.foreign:
@@ -72,6 +83,10 @@ class Stage:
         if self.guard.refused is not None:
             raise Uncontrolled(self.guard.refused)
         return ending
+
+    def _interrupt(self) -> None:
+        if self._queue is not None:
+            self._queue.fail(KeyboardInterrupt())
 
     def _start_thread(self, work: Any, deliver: Any, name: Any) -> bool:
         job = threads.current_job()

@@ -29,25 +29,9 @@ class Chooser(Protocol):
         """Return one of `range(width)`, for `choose`."""
         ...
 
-    def cancel(self, moment: int) -> bool:
-        """Return whether to cancel a scope at this of its moments, which are counted from 0."""
+    def cancel(self, scope: int, moment: int) -> bool:
+        """Return whether to cancel a scope at this of its moments; scopes and moments are counted from 0."""
         ...
-
-
-class FirstInFirstOut:
-    """Runs whoever became ready first; chooses the first option; cancels nothing."""
-
-    def pick(self, candidates: Sequence[Any]) -> int:
-        """Return 0."""
-        return 0
-
-    def value(self, width: int) -> int:
-        """Return 0."""
-        return 0
-
-    def cancel(self, moment: int) -> bool:
-        """Return False."""
-        return False
 
 
 class Played:
@@ -70,7 +54,7 @@ class Played:
         """Return what the tape says."""
         return self._next(width)
 
-    def cancel(self, moment: int) -> bool:
+    def cancel(self, scope: int, moment: int) -> bool:
         """Return what the tape says."""
         return bool(self._next(2))
 

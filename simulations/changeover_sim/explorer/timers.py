@@ -14,9 +14,6 @@ import trio
 
 from changeover_sim.explorer import inside_trio
 
-FAR_S = 1e9
-"""What Trio is told instead of a time to sleep: it never sleeps here, the clock is moved."""
-
 FIRST_COUNTER = 1 << 60
 """Counters of timers and threads begin here: what became ready in the same step is sorted, and tasks come first."""
 
@@ -37,32 +34,40 @@ class Clock:
         return self.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Return zero for what is due."""
-        return 0.0 if deadline <= self.now else FAR_S
+        """Return the virtual seconds up to a deadline; nobody sleeps them, the clock is moved."""
+        return max(0.0, deadline - self.now)
 
 
 class Due:
-    """A deadline that has come and has not been acted upon."""
+    """The deadlines that have come and were not acted upon: one step, as they are for Trio."""
 
-    __slots__ = ("_counter", "deadline", "scope")
+    __slots__ = ("_counter", "scopes", "time_s")
 
-    def __init__(self, counter: int, deadline: float, scope: trio.CancelScope) -> None:
+    def __init__(self, counter: int, time_s: float) -> None:
         self._counter = counter
-        self.deadline = deadline
-        self.scope = scope
+        self.time_s = time_s
+        """When the first of them came."""
+        self.scopes: dict[trio.CancelScope, None] = {}
+        """In the order of their deadlines, and of equal ones that of their making, which real time would give them."""
 
 
 class Timers:
     """All deadlines of a run, in the order of time and then of their making; Trio's own breaks ties by address."""
 
-    def __init__(self, clock: Clock, ready: Callable[[Due], None], unready: Callable[[Due], None]) -> None:
-        """`ready` takes a deadline that has come, `unready` one that was moved or left before its turn."""
+    def __init__(
+        self, clock: Clock, ready: Callable[[Due], None], unready: Callable[[Due], None], *, one_by_one: bool
+    ) -> None:
+        """`ready` takes what has come, `unready` takes it back where it was moved or left before its turn.
+
+        `one_by_one`: of deadlines at the same virtual moment others may run between one and the next.
+        """
         self.clock = clock
         self._ready = ready
         self._unready = unready
+        self._one_by_one = one_by_one
         self._heap: list[tuple[float, int, trio.CancelScope]] = []
         self._made = FIRST_COUNTER
-        self._due: dict[trio.CancelScope, Due] = {}
+        self._due: Due | None = None
 
     def add(self, deadline: float, scope: trio.CancelScope) -> None:
         """Take a deadline, as Trio's own does."""
@@ -71,9 +76,12 @@ class Timers:
 
     def remove(self, deadline: float, scope: trio.CancelScope) -> None:
         """Forget a deadline; what stands in the heap is recognised as stale when its time comes."""
-        due = self._due.pop(scope, None)
-        if due is not None:
-            self._unready(due)
+        due = self._due
+        if due is not None and scope in due.scopes:
+            del due.scopes[scope]
+            if not due.scopes:
+                self._due = None
+                self._unready(due)
 
     def next_deadline(self) -> float:
         """Return when the next deadline comes; infinity: none will."""
@@ -85,19 +93,28 @@ class Timers:
         """Make ready whatever is due, and return whether anything was."""
         if not self._heap or self._heap[0][0] > now:
             return False
-        found = False
+        found = self._due
         while self.next_deadline() <= now:
             deadline, counter, scope = heappop(self._heap)
-            if scope not in self._due:
-                found = True
-                self._due[scope] = due = Due(counter, deadline, scope)
-                self._ready(due)
-        return found
+            if found is None:
+                found = Due(counter, deadline)
+            found.scopes[scope] = None
+        if found is None or found is self._due:
+            return found is not None
+        self._due = found
+        self._ready(found)
+        return True
 
     def fire(self, due: Due) -> None:
-        """Cancel the scope whose deadline has come."""
-        self._due.pop(due.scope, None)
-        inside_trio.expire(due.scope)
+        """Cancel the scopes whose deadlines have come, or the first of them where they come one by one."""
+        self._due = None
+        for scope in list(due.scopes):
+            del due.scopes[scope]
+            inside_trio.expire(scope)
+            if self._one_by_one and due.scopes:
+                self._due = due
+                self._ready(due)
+                return
 
     def jump(self) -> bool:
         """Move the clock to the next deadline; False where there is none."""

@@ -20,17 +20,17 @@ import attrs
 from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import TokenError
 from changeover_sim.explorer.queue import Mode, Timeouts
-from changeover_sim.explorer.schedule import STALL_MAX_S, STEPS_MAX, Rules
+from changeover_sim.explorer.schedule import SEED_MAX, STALL_MAX_S, STEPS_MAX, Rules
 from changeover_sim.explorer.tape import Picks
 
 VERSION = 1
 _PREFIX = "sx"
-_TEXT_MAX = 200_000
-_BYTES_MAX = 4_000_000
+_TEXT_MAX = 8_000_000
+_BYTES_MAX = 32_000_000
 _MORE = 0x80
 """The bit of a byte that says that its number goes on in the next."""
 _SHIFT_MAX = 35
-_SHOWN = 40
+_SHOWN = 120
 
 
 @attrs.frozen
@@ -119,6 +119,8 @@ def _token(raw: bytes, *, complete: bool) -> Token:
             raise ValueError("not a number where one should be")
     if type(stall_s) not in {int, float} or not 0 < stall_s < STALL_MAX_S or not 0 < steps_max < STEPS_MAX:
         raise ValueError("a limit out of range")
+    if not 0 <= seed < SEED_MAX or not 0 <= chance < SEED_MAX or index < 0 or steps < 0:
+        raise ValueError("a number out of range")
     texts = [str(text) for text in (program, policy, trio, python)]
     rules = Rules(cast("Mode", mode), cast("Timeouts", timeouts), steps_max, float(stall_s))
     return Token(texts[0], rules, chance, picks, texts[1], seed, index, steps, print_, texts[2], texts[3])
@@ -157,6 +159,11 @@ def _unvarints(raw: bytes) -> Picks:
     if shift:
         raise ValueError("the last number is cut off")
     return tuple(numbers)
+
+
+def for_another(made: Token, name: str) -> TokenError:
+    """Return the error for a token that is for another program than this."""
+    return TokenError(f"the token is for the program {_shown(made.program)}, and this is {name!r}")
 
 
 def _shown(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from changeover_sim.explorer import inside_trio
-from changeover_sim.explorer.places import Names, Place, is_own, place
+from changeover_sim.explorer.places import Names, Place, is_own, of_thread, place
 from changeover_sim.explorer.queue import PassingTime, RunQueue
 from changeover_sim.explorer.tape import CANCEL, ORDER
 from changeover_sim.explorer.timers import Due
@@ -69,7 +69,8 @@ class Roll:
         self._queue.before_step = None
 
     def _step(self, task: Any, chosen: Any) -> None:
-        others = [self._names.of(one) for one in self._queue.drain() if isinstance(one, inside_trio.Task)]
+        ready = sorted(self._queue.drain(), key=inside_trio.spawn_order)
+        others = [self._names.of(one) for one in ready if isinstance(one, inside_trio.Task)]
         name = _cause(chosen) if task is None else self._names.of(task)
         self.calls.append(f"{name}, ready beside it: {', '.join(others) or 'nobody'}")
 
@@ -113,7 +114,7 @@ class Recorder:
         decisions = self._queue.tape[self._seen :]
         self._seen = len(self._queue.tape)
         skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
-        self._follow_batches(skipped)
+        self._follow_batches(chosen, skipped)
         if self._queue.steps < self._from:
             return
         begins = error = None
@@ -126,8 +127,12 @@ class Recorder:
         self._task, self._open = task, (name, self._queue.clock.now, begins, ", ".join(filter(None, causes)), skipped)
         sys.settrace(self._trace)
 
-    def _follow_batches(self, skipped: int) -> None:
-        """See whether the step was one of those that were ready when stock Trio's batch would have begun."""
+    def _follow_batches(self, chosen: Any, skipped: int) -> None:
+        """See whether stock Trio could do the same: deadlines between two batches, and each batch to its end."""
+        if isinstance(chosen, Due):
+            self.stock = self.stock and not self._batch
+        elif not self._batch:
+            self.stock = self.stock and not any(isinstance(step, Due) for step in self._queue.drain())
         if not self._batch:
             self._batch = len(self._queue) + 1
         if skipped < self._batch:
@@ -155,7 +160,7 @@ class Recorder:
 
 def _cause(chosen: Any) -> str:
     if isinstance(chosen, Due):
-        return f"deadline {chosen.deadline:g} s"
+        return f"deadline {chosen.time_s:g} s"
     if isinstance(chosen, PassingTime):
         return "time passes"
-    return "" if isinstance(chosen, inside_trio.Task) else f"thread {chosen.name}"
+    return "" if isinstance(chosen, inside_trio.Task) else f"thread {of_thread(chosen.name)}"

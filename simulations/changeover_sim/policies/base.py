@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar, Protocol
 
-from changeover_sim.explorer.tape import CANCEL, Chooser, Decision
+from changeover_sim.explorer.tape import Chooser, Decision
+
+PROBES = 100
+"""How many schedules a sampling policy takes its measure from, such as how long they are."""
+
+_QUIET_EVERY = 10
 
 
 class Strategy(Protocol):
@@ -19,8 +24,12 @@ class Strategy(Protocol):
         """Return who decides schedule `index`, drawing from `rng` only; None: there is nothing left to try."""
         ...
 
-    def learn(self, tape: Sequence[Decision]) -> None:
-        """See what was decided in the schedule that has just ended."""
+    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
+        """See what was decided in schedule `index`, which has just ended; False: it cannot have been that program's.
+
+        A policy that `samples` learns from the first `PROBES` only, which every process runs: so each schedule is the
+        same whoever runs it.
+        """
         ...
 
 
@@ -36,19 +45,34 @@ class Policy(Protocol):
 
 
 class Cancels:
-    """Where a scope is cancelled: at a moment drawn evenly from as many as the longest schedule so far had, or never.
+    """Where scopes are cancelled: at a moment drawn evenly from as many as there were in the probes, or never.
 
     Asked at each moment with a fixed probability, a cancellation would nearly always come early.
     """
 
     def __init__(self) -> None:
-        self.moments_max = 1
+        self.moments: dict[int, int] = {}
+        """The most moments that each scope of a schedule had."""
 
-    def draw(self, rng: Random) -> int:
-        """Return the moment at which to cancel; one that never comes stands for not at all."""
-        return rng.randrange(self.moments_max + 2)
+    def drawn(self, index: int, rng: Random) -> Drawn:
+        """Return the cancellations of schedule `index`."""
+        return Drawn(self.moments, index, rng)
 
-    def learn(self, tape: Sequence[Decision]) -> None:
-        """Count the moments of a schedule."""
-        asked = sum(1 for kind, _, _ in tape if kind == CANCEL)
-        self.moments_max = max(self.moments_max, asked)
+
+class Drawn:
+    """The cancellations of one schedule; a tenth of the probes has none, so that it is seen how long scopes can be."""
+
+    def __init__(self, moments: dict[int, int], index: int, rng: Random) -> None:
+        self._moments = moments
+        self._probe = index < PROBES
+        self._quiet = self._probe and index % _QUIET_EVERY == 0
+        self._rng = rng
+        self._at: dict[int, int] = {}
+
+    def cancel(self, scope: int, moment: int) -> bool:
+        """Return whether the moment that was drawn for the scope has come."""
+        if moment == 0:
+            self._at[scope] = self._rng.randrange(self._moments.get(scope, 1) + 2)
+        if self._probe:
+            self._moments[scope] = max(self._moments.get(scope, 1), moment + 1)
+        return not self._quiet and moment == self._at[scope]

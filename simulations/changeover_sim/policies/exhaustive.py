@@ -40,14 +40,18 @@ class AllOfThem:
     def __init__(self, delays: int | None) -> None:
         self._delays = delays
         self._next: tuple[int, ...] | None = ()
+        self._last: list[Decision] = []
 
     def chooser(self, index: int, rng: Random) -> Chooser | None:
         """Return the next tape; None when every one was played."""
         return None if self._next is None else Played(self._next)
 
-    def learn(self, tape: Sequence[Decision]) -> None:
-        """Find the next tape: the last decision that has an alternative left within the bound takes it."""
-        self._next = following(tape, self._delays)
+    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
+        """Find the next tape; False where the program did not get to the decision that was to be taken differently."""
+        told = len(self._next or ())
+        same = list(tape[: told - 1]) == self._last[: told - 1] if told else True
+        self._next, self._last = following(tape, self._delays), list(tape)
+        return same
 
 
 def following(tape: Sequence[Decision], delays: int | None) -> tuple[int, ...] | None:

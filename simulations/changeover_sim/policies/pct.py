@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import attrs
 
 from changeover_sim.explorer.tape import ORDER, Decision
-from changeover_sim.policies.base import Cancels
+from changeover_sim.policies.base import PROBES, Cancels, Drawn
 
 
 def _at_least_one(_: object, __: object, value: Any) -> None:
@@ -46,22 +46,22 @@ class Priorities:
     def chooser(self, index: int, rng: Random) -> Prioritised:
         """Return the priorities of schedule `index`; it never runs out."""
         at = sorted(rng.randrange(self._decisions_max) for _ in range(self._demotions))
-        return Prioritised(rng, at, self._cancels)
+        return Prioritised(rng, at, self._cancels.drawn(index, rng))
 
-    def learn(self, tape: Sequence[Decision]) -> None:
+    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
         """Learn how long a schedule can be."""
-        self._decisions_max = max(self._decisions_max, sum(1 for kind, _, _ in tape if kind == ORDER))
-        self._cancels.learn(tape)
+        if index < PROBES:
+            self._decisions_max = max(self._decisions_max, sum(1 for kind, _, _ in tape if kind == ORDER))
+        return True
 
 
 class Prioritised:
     """One schedule of PCT."""
 
-    def __init__(self, rng: Random, demotions: Sequence[int], cancels: Cancels) -> None:
+    def __init__(self, rng: Random, demotions: Sequence[int], drawn: Drawn) -> None:
         self._rng = rng
         self._demotions = list(reversed(demotions))
-        self._cancels = cancels
-        self._cancel_at = -1
+        self.cancel = drawn.cancel
         self._decision = 0
         self._lowest = 0.0
         self._priority: dict[Any, float] = {}
@@ -89,9 +89,3 @@ class Prioritised:
     def value(self, width: int) -> int:
         """Return any option."""
         return self._rng.randrange(width)
-
-    def cancel(self, moment: int) -> bool:
-        """Return whether the drawn moment has come."""
-        if moment == 0:
-            self._cancel_at = self._cancels.draw(self._rng)
-        return moment == self._cancel_at

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import attrs
 
 from changeover_sim.explorer.tape import Decision
-from changeover_sim.policies.base import Cancels
+from changeover_sim.policies.base import Cancels, Drawn
 
 
 @attrs.frozen
@@ -31,21 +31,19 @@ class RandomWalks:
 
     def chooser(self, index: int, rng: Random) -> Walk:
         """Return the walk of schedule `index`; it never runs out."""
-        return Walk(rng, self._cancels)
+        return Walk(rng, self._cancels.drawn(index, rng))
 
-    def learn(self, tape: Sequence[Decision]) -> None:
-        """Learn how many moments there are to cancel at."""
-        self._cancels.learn(tape)
+    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
+        """Learn nothing: walks are alike."""
+        return True
 
 
 class Walk:
     """One random walk."""
 
-    def __init__(self, rng: Random, cancels: Cancels) -> None:
+    def __init__(self, rng: Random, drawn: Drawn) -> None:
         self._random: Callable[[], float] = rng.random
-        self._rng = rng
-        self._cancels = cancels
-        self._cancel_at = -1
+        self.cancel = drawn.cancel
 
     def pick(self, candidates: Sequence[Any]) -> int:
         """Return any of them."""
@@ -54,9 +52,3 @@ class Walk:
     def value(self, width: int) -> int:
         """Return any option."""
         return int(self._random() * width)
-
-    def cancel(self, moment: int) -> bool:
-        """Return whether the drawn moment has come."""
-        if moment == 0:
-            self._cancel_at = self._cancels.draw(self._rng)
-        return moment == self._cancel_at

@@ -261,6 +261,7 @@ class Engine(EngineBase):
             if error.operation.state is SwapState.ROLLED_BACK:
                 return saga.operation
             raise
+        self._check_open()  # it may have been closed meanwhile
         self._swap_from(saga.swap.old, saga.swap.new.version)
         back = self._start_saga(saga.swap.new, saga.swap.old, saga.swap.drain, saga.swap.timeouts, swap_id)
         return await back.ended.wait()

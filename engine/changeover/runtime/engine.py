@@ -32,8 +32,10 @@ class _Running(Engine):
 
     async def start_in(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
         """Start the supervisors, then register what the repository holds; a crash of theirs cancels `body`."""
-        for supervisor in (self._version_supervisor, self._saga_supervisor):
-            await nursery.start(self._run, supervisor, body)
+        with trio.CancelScope(shield=True):  # a supervisor that is cancelled before it has started cannot be stopped
+            for supervisor in (self._version_supervisor, self._saga_supervisor):
+                await nursery.start(self._run, supervisor, body)
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._settings.repository is not None:
             await self.scan()
 

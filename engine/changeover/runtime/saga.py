@@ -151,8 +151,9 @@ class Saga:
     def over(self) -> None:
         """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
-        if not self._book.operation.state.ended:
-            self._end(SwapState.FAILED, "the engine was closed before the swap ended")
+        if not self.ended.settled:
+            state = self._book.operation.state
+            self._end(state if state.ended else SwapState.FAILED, "the engine was closed before the swap ended")
 
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):

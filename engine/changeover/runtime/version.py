@@ -232,6 +232,8 @@ class Version(Actor[Message]):
             case Event.WARMED:
                 self._step(Event.WARMED)
                 self._end_loading(None)
+            case Event.DEADLINE if self.loaded is not None and not self.loaded.account.held:
+                pass  # nobody is waited for any more: the report of zero is on its way
             case Event.DEADLINE:
                 self._step(Event.DEADLINE)
                 self._settle_drain("quarantined")
@@ -384,7 +386,7 @@ class Version(Actor[Message]):
                 message.done.settle(None)
             case LoadOrder() | DrainOrder() | WarmOrder():
                 message.fail(error)
-            case Happened(loaded=LoadedModel() as loaded):
+            case Happened(loaded=LoadedModel() as loaded) if loaded.account.open:  # else the clean-up has retired it
                 self._world.host.retire(loaded, str(error))
             case _:
                 pass  # a report about what is over

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 import attrs
 import trio
@@ -128,8 +128,11 @@ def cancel_anywhere(scope: trio.CancelScope) -> None:
     Call it inside the scope, before the first checkpoint. It is asked now, whenever a task inside the scope has parked
     at a checkpoint, and whenever one was woken and has not run yet: from there on the cancellation is delivered by
     Trio as ever, at the next checkpoint that is not shielded. With `Exhaustive(delays=0)` each of these moments is
-    tried once, in the order in which Trio would run the program anyway. Raises `NotExploring` outside an exploration.
+    tried once, in the order in which Trio would run the program anyway. Raises TypeError for what is no scope, and
+    `NotExploring` outside an exploration.
     """
+    if not isinstance(cast("object", scope), trio.CancelScope):
+        raise TypeError(f"cancel_anywhere() needs a trio.CancelScope, not {scope!r}")
     _current("cancel_anywhere()").offer(scope)
 
 

@@ -19,13 +19,31 @@ from changeover_sim.explorer.errors import Uncontrolled
 _REFUSED = {
     "socket.connect": "opens a real connection; use trio.testing.memory_stream_pair()",
     "socket.bind": "binds a real socket; use trio.testing.memory_stream_pair()",
+    "socket.sendto": "sends over a real socket; use trio.testing.memory_stream_pair()",
+    "socket.sendmsg": "sends over a real socket; use trio.testing.memory_stream_pair()",
     "socket.getaddrinfo": "asks a real name server",
+    "socket.gethostbyname": "asks a real name server",
+    "socket.gethostbyaddr": "asks a real name server",
     "subprocess.Popen": "starts a real process",
     "os.posix_spawn": "starts a real process",
     "os.system": "starts a real process",
     "os.fork": "forks",
+    "os.forkpty": "forks",
+    "os.exec": "becomes another program",
+    "os.spawn": "starts a real process",
+    "_thread.start_new_thread": "starts a real thread; use trio.to_thread.run_sync, whose threads are controlled",
 }
 """Audit events that end an exploration, and what to say of them."""
+
+_NOTED = {
+    "os.mkdir": "makes the folder",
+    "os.rmdir": "removes the folder",
+    "os.remove": "removes the file",
+    "os.rename": "renames the file",
+    "os.truncate": "cuts the file",
+    "sqlite3.connect": "opens the database",
+}
+"""Audit events of what outlives a schedule, and what to say of them."""
 
 _WRITING = frozenset("wax+")
 
@@ -52,6 +70,8 @@ class Guard:
             writes = _WRITING & set(mode) if mode else flags & (os.O_WRONLY | os.O_RDWR)
             if isinstance(path, str | bytes) and writes:
                 self.notes[f"the program writes the file {_text(path)}, whose content outlives the schedule"] = None
+        elif event in _NOTED:
+            self.notes[f"the program {_NOTED[event]} {_text(arguments[0])}, which outlives the schedule"] = None
         elif event in _REFUSED:
             self.refuse(f"the program {_REFUSED[event]} ({event})")
 
@@ -136,5 +156,5 @@ def _start_with(start: Callable[[threading.Thread], None]) -> Callable[[threadin
     return refusing
 
 
-def _text(path: str | bytes) -> str:
-    return path if isinstance(path, str) else path.decode(errors="replace")
+def _text(path: object) -> str:
+    return path.decode(errors="replace") if isinstance(path, bytes) else str(path)

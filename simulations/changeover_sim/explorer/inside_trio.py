@@ -25,8 +25,11 @@ from trio._core import _entry_queue, _ki, _parking_lot, _thread_cache
 
 from changeover_sim.explorer.errors import TrioNotSupported
 
-_CLOSES_MAX = 100
+_CLOSES_MAX = 3
 """How often a coroutine that catches everything is told to end."""
+
+_kept: list[Any] = []
+"""Coroutines that would not end."""
 
 TESTED = ("0.30", "0.31", "0.32", "0.33", "0.34", "0.35")
 """The releases of Trio with which the explorer's own tests were run."""
@@ -202,7 +205,7 @@ def loop_of(runner: Runner, main: Callable[[], Awaitable[object]]) -> Generator[
     """Install the run in this thread and hand out Trio's own loop, which makes one pass for each `send`."""
     before, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
     runner.asyncgens.install_hooks(runner)
-    setattr(run_loop.GLOBAL_RUN_CONTEXT, "runner", runner)  # noqa: B010 - Trio declares it for its own files only
+    setattr(run_loop.GLOBAL_RUN_CONTEXT, "runner", runner)  # noqa: B010 - typed for Trio's own files only
     loop = run_loop.unrolled_run(runner, main, (), host_uses_signal_set_wakeup_fd=True)
     try:
         yield loop
@@ -223,20 +226,23 @@ def drop(loop: Loop, tasks: Sequence[Task]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loop.close()
             for task in tasks:
-                _close(task.coro)
-                for nursery in task._child_nurseries:
-                    nursery._children.clear()  # else it complains when it is collected, whenever that is
+                # So that an `await` in a `finally` yields; then the task is let be.
+                setattr(run_loop.GLOBAL_RUN_CONTEXT, "task", task)  # noqa: B010 - as for `runner` below
+                _close(task)
+            loop.close()
     finally:
         sys.unraisablehook = noise
 
 
-def _close(coro: Any) -> None:
+def _close(task: Task) -> None:
+    for nursery in task._child_nurseries:
+        nursery._children.clear()  # else it complains when it is collected, whenever that is
     for _ in range(_CLOSES_MAX):
-        with suppress(BaseException):  # it refuses to end, or its clean-up needs a run that is gone
-            coro.close()
+        with suppress(BaseException):  # it awaits again instead of ending
+            task.coro.close()
             return
+    _kept.append(task.coro)  # to forget it is to close it once more, outside of everything
 
 
 def _silent(_: object) -> None:

@@ -89,7 +89,8 @@ def _difference(first: Ending, second: Ending, recorded: Ending, again: Ending) 
 
 
 _LOOSE = (
-    "Something that is not controlled decides there: the wall clock, a set of strings, os.urandom, an address; or "
+    "Something that is not controlled decides there: the wall clock, a set of strings, os.urandom, an address, the "
+    "order in which Trio aborts the tasks of one cancelled scope where they have abort functions of their own; or "
     "something that the program keeps from one run to the next, such as a module's variable, a cache or a file"
 )
 

@@ -84,7 +84,7 @@ class Alarm:
     @contextmanager
     def set(self) -> Generator[None, None, None]:
         """Watch over the block; where signals cannot be had, or somebody else has this one, nothing is watched."""
-        if not _can_have_alarm():
+        if not can_have_alarm():
             yield
             return
         before, tracing = signal.signal(signal.SIGALRM, self._ring), sys.gettrace()
@@ -122,12 +122,16 @@ class StalledHere(BaseException):
 
 
 class Interrupts:
-    """Notes Ctrl-C instead of raising it in the middle of Trio's own code; a second one is raised where it comes."""
+    """Notes Ctrl-C, and raises it at once in the program's own code only, never in the middle of Trio's.
 
-    def __init__(self, noticed: Callable[[], None]) -> None:
-        """`noticed` is called at the first."""
+    A schedule that was interrupted is not judged, wherever it was. A second Ctrl-C is raised where it comes.
+    """
+
+    def __init__(self, noticed: Callable[[], None], may_raise: Callable[[str], bool]) -> None:
+        """`noticed` is called at each; `may_raise(file)` says whether code of that file may be interrupted."""
         self.pending = False
         self._noticed = noticed
+        self._may_raise = may_raise
 
     @contextmanager
     def set(self) -> Generator[None, None, None]:
@@ -142,11 +146,11 @@ class Interrupts:
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _interrupt(self, _: int, __: FrameType | None) -> None:
-        if self.pending:
-            raise KeyboardInterrupt
-        self.pending = True
+    def _interrupt(self, _: int, frame: FrameType | None) -> None:
+        again, self.pending = self.pending, True
         self._noticed()
+        if again or (frame is not None and self._may_raise(frame.f_code.co_filename)):
+            raise KeyboardInterrupt
 
 
 def place_of(frame: FrameType) -> str:
@@ -154,7 +158,8 @@ def place_of(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
 
 
-def _can_have_alarm() -> bool:
+def can_have_alarm() -> bool:
+    """Return whether the alarm can be set: in the main thread, and where nobody else has taken SIGALRM."""
     return (
         hasattr(signal, "SIGALRM")
         and threading.current_thread() is threading.main_thread()
@@ -163,9 +168,12 @@ def _can_have_alarm() -> bool:
     )
 
 
-def stalled(where: str, stall_s: float) -> Stalled:
+def stalled(where: str, stall_s: float, *, in_thread: bool) -> Stalled:
     """Return the error for a program that was interrupted."""
-    return Stalled(
-        f"the program made no step for {stall_s:g} s: it stood at {where}. It blocks for real, or never comes to a "
-        "checkpoint; await something there, or give such work to trio.to_thread.run_sync"
+    advice = (
+        "Threads run one at a time here: one that waits for another, other than by trio.from_thread, waits for ever"
+        if in_thread
+        else "It blocks for real, or never comes to a checkpoint; await something there, or give such work to "
+        "trio.to_thread.run_sync"
     )
+    return Stalled(f"the program made no step for {stall_s:g} s: it stood at {where}. {advice}")

@@ -46,6 +46,8 @@ def explore_in_processes(plan: Plan, jobs: int) -> Result:
 
 def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
     for answer in answers:
+        if "interrupted" in answer:
+            raise KeyboardInterrupt
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["text"])
     failing = min((a for a in answers if a["index"] is not None), key=lambda a: a["index"], default=None)
@@ -84,10 +86,12 @@ def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> N
                 lowest.value = min(lowest.value, found.index)
         answer = {"cut": found.cut, "index": found.index, "notes": list(stage.guard.notes)}
         answer |= {"ending": _fields(found.ending), "again": _fields(found.again)}
-    except KeyboardInterrupt:
-        return  # whoever asked was interrupted as well
     except errors.ExplorerError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
+    except Exception as error:  # noqa: BLE001 - a policy's, say; told by whoever asked
+        answer = {"error": "ExplorerError", "text": f"{type(error).__name__}: {error}"}
+    except KeyboardInterrupt:
+        answer = {"interrupted": True}
     pipe.send_bytes(json.dumps(answer).encode())
 
 

@@ -30,6 +30,7 @@ class PassingTime:
 
 
 _TIME = PassingTime()
+_IDLE = object()
 
 
 class RunQueue(list[Any]):
@@ -50,7 +51,7 @@ class RunQueue(list[Any]):
         self.broken: BaseException | None = None
         """What was raised while choosing: by the policy, by a thread that blocks, by Ctrl-C."""
         ready = self._act if mode == "trio-batch" else self.append
-        self.timers = Timers(self.clock, ready, self._withdraw, one_by_one=timeouts == "any-time")
+        self.timers = Timers(self.clock, ready, self._withdraw)
         self.before_step: Callable[[Any, Any], None] | None = None
         """Told each task that is about to run and the deadline that woke it, or None and what else happens instead."""
         self.after_step: Callable[[], None] | None = None
@@ -70,6 +71,9 @@ class RunQueue(list[Any]):
         self._batch = 0
         self._settled = 0
         self._unseen = 0
+        self.idle_first = False
+        """Set where worker threads are used: they do not keep those waiting who wait for all tasks to be blocked."""
+        self._aside: list[Any] = []
 
     def clear(self) -> None:
         """Keep everything: Trio clears its queue once it has made a copy, and the copy holds one step only."""
@@ -84,6 +88,8 @@ class RunQueue(list[Any]):
                 count = len(self)
                 if count > self._settled + 1:
                     self._settle()
+                if self.idle_first and self._idle_goes_first():
+                    break
                 if not count:
                     if self._let_time_pass():
                         continue
@@ -132,24 +138,28 @@ class RunQueue(list[Any]):
         return taken
 
     def _in_batches(self, count: int) -> int:
-        """Choose among those that were ready when the batch began."""
-        if not self._batch:
+        """Choose among those that were ready when the batch began, and threads, which know nothing of batches."""
+        if not any(type(step) is _Task for step in self[: self._batch]):
             self._batch = count
-        width, self._batch = self._batch, self._batch - 1
-        if width == 1:
-            return 0
-        return self._among(self[:width])
+        places = [at for at in range(count) if at < self._batch or type(self[at]) is not _Task]
+        at = places[self._among([self[at] for at in places]) if len(places) > 1 else 0]
+        if at < self._batch:
+            self._batch -= 1
+        return at
 
     def _with_time(self, count: int) -> int:
-        """Choose among what is ready and the next deadline, although it has not come."""
-        if self.timers.next_deadline() == math.inf:
-            return self._by_mode(count) if count > 1 else 0
-        width = (self._batch or count) if self._batched else count
-        taken = self._among([*self[:width], _TIME])
-        if taken == width:
+        """Choose among what is ready and the next deadline, although it has not come; in batches only between them."""
+        amid = self._batched and any(type(step) is _Task for step in self[: self._batch])
+        if amid or self.timers.next_deadline() == math.inf:
+            if count > 1:
+                return self._by_mode(count)
+            self._batch = 0
+            return 0
+        taken = self._among([*self[:], _TIME])
+        if taken == count:
             self.append(_TIME)
-            return count
-        self._batch = width - 1
+        elif self._batched:
+            self._batch = count - 1
         return taken
 
     def _among(self, candidates: list[Any]) -> int:
@@ -185,6 +195,30 @@ class RunQueue(list[Any]):
 
     # --- what is ready ------------------------------------------------------------------------------------------------
 
+    def _idle_goes_first(self) -> bool:
+        """Where only threads could go on, let those who wait until all tasks are blocked be woken before, or not.
+
+        Trio wakes them in its next pass, and only from an empty queue: the threads stand aside for that long.
+        """
+        if self._aside:
+            self._bring_back()
+            return False
+        cushion_s = self.idle_cushion_s()
+        if not self or cushion_s == math.inf or any(isinstance(step, _Task | Due) for step in self.drain()):
+            return False
+        soon = cushion_s < self.timers.next_deadline() - self.clock.now
+        if not soon or self._among([*self[:], _IDLE]) < len(self):
+            return False
+        self._aside = self[:]
+        del self[:]
+        self._settled = self._batch = 0
+        return True
+
+    def _bring_back(self) -> None:
+        self.extend(self._aside)
+        self._aside.clear()
+        self._settled = 0
+
     def _settle(self) -> None:
         fresh = self[self._settled :]
         fresh.sort(key=inside_trio.spawn_order)
@@ -212,7 +246,7 @@ class RunQueue(list[Any]):
         if self._limit > self._steps_max:
             self.halted = "too long"
         self._limit = 2 * self._steps_max
-        self._choose = self._first
+        self._decide_nothing()
 
     def hand_over(self) -> None:
         """Decide nothing any more: run first-in-first-out without an end, for a schedule that is given up."""
@@ -221,7 +255,12 @@ class RunQueue(list[Any]):
         self._steps_max = 0
         self.after_step = None
         self._any_time = False
+        self._decide_nothing()
+
+    def _decide_nothing(self) -> None:
         self._choose = self._first
+        self.idle_first = False
+        self._bring_back()
 
     def _first(self, _: int) -> int:
         """Take whoever was ready first; no decision, and none on the tape, so that a replay goes the same way."""

@@ -20,11 +20,12 @@ _CELL_MIN = 24
 _STEPS_MAX = 40
 _LINES_MAX = 5
 _FRAMES_MAX = 8
+_WAITS_MAX = 20
 
 _MEANING = {
     "exception": "the program raised",
     "deadlock": "tasks wait that nobody will wake",
-    "livelock": "the program does not end",
+    "livelock": "the program goes on and on: it had not ended after twice steps_max steps",
     "leftover": "the program returned and left tasks running",
     "nondeterminism": "the same schedule went another way when it was run again",
 }
@@ -67,7 +68,11 @@ def _what(failure: Failure) -> list[str]:
         return _exception(failure.exception)
     found = [failure.difference] if failure.difference else []
     found += [f"still running: {task}" for task in failure.leftover]
-    return textwrap.wrap(" ".join(found), _WIDTH) if failure.difference else [*found, *map(str, failure.waiting)]
+    if failure.difference:
+        return textwrap.wrap(" ".join(found), _WIDTH)
+    found += map(str, failure.waiting)
+    more = [f"... and {len(found) - _WAITS_MAX} more"] if len(found) > _WAITS_MAX else []
+    return [*found[:_WAITS_MAX], *more]
 
 
 def _exception(error: BaseException) -> list[str]:

@@ -26,10 +26,10 @@ Program = Callable[[], Awaitable[object]]
 
 _NO_EVENTS: list[Any] = []
 
-STALL_MAX_S = 86_400.0
+STALL_LEAST_S, STALL_MAX_S = 0.01, 86_400.0
 STEPS_MAX = 1 << 40
 SEED_MAX = 1 << 63
-"""What a limit must stay below."""
+"""What limits must keep to."""
 
 
 @attrs.frozen
@@ -44,6 +44,12 @@ class Rules:
     """After so many steps the schedule goes on first-in-first-out, and after twice as many it is a livelock."""
     stall_s: float = 5.0
     """Real seconds after which a program that makes no step is interrupted."""
+
+
+def limits_hold(rules: Rules) -> bool:
+    """Return whether the limits are such that a program can be watched by them."""
+    plain = type(rules.stall_s) in {int, float} and type(rules.steps_max) is int
+    return plain and STALL_LEAST_S <= rules.stall_s < STALL_MAX_S and 0 < rules.steps_max < STEPS_MAX
 
 
 @attrs.frozen(eq=False)

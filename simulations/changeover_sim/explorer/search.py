@@ -17,7 +17,16 @@ from changeover_sim.explorer.errors import BadProgram
 from changeover_sim.explorer.judge import confirm, failure_of, fingerprint
 from changeover_sim.explorer.queue import Mode, Timeouts
 from changeover_sim.explorer.results import Failure, Result
-from changeover_sim.explorer.schedule import SEED_MAX, STALL_MAX_S, STEPS_MAX, Ending, Program, Rules
+from changeover_sim.explorer.schedule import (
+    SEED_MAX,
+    STALL_LEAST_S,
+    STALL_MAX_S,
+    STEPS_MAX,
+    Ending,
+    Program,
+    Rules,
+    limits_hold,
+)
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Chooser, Played, picks_of
 from changeover_sim.explorer.trace import Recorder, Roll
@@ -77,12 +86,16 @@ def explore(
 
     `program` is an async callable without arguments that makes all it needs afresh: it is called once per schedule, in
     a Trio run of its own, under a virtual clock that starts at 0 s and moves only when nothing can run. It fails by
-    raising, by a deadlock or a livelock, or by returning while a task of its own is still running. The same arguments
-    find the same failure; with `jobs` processes it is that of the lowest index, whoever finds it.
+    raising, by a deadlock or a livelock, or by returning while a system task that it spawned is still running. The same
+    arguments find the same failure; with `jobs` processes it is that of the lowest index, whoever finds it.
 
     `policy` is a `RandomWalk()` unless told otherwise. `mode="trio-batch"` keeps to what stock Trio can do today: every
-    ready task once, then the next batch. `timeouts="any-time"` lets a deadline come although something can run.
+    ready task once, in any order, then the next batch. `timeouts="any-time"` lets a deadline come although something
+    can run.
     Behind `steps_max` steps a schedule goes on first-in-first-out, behind twice as many it is given up.
+
+    A worker thread takes no virtual time: a deadline beats it only with `timeouts="any-time"`. That `stall_s` is kept
+    is watched in the main thread only, and where nobody else has taken SIGALRM; `notes` says where it is not.
 
     Raises `BadProgram` for what is no such program, `Uncontrolled` where it uses real sockets, threads or processes,
     `Stalled` where it makes no step for `stall_s` real seconds, `TrioNotSupported`, and ValueError for the rest.
@@ -184,7 +197,8 @@ def replay(program: Program, token_text: str) -> Result:
     """Run the one schedule of a token again and return what came of it, recorded step by step.
 
     Raises `TokenError` for a token that is damaged, of another version or of another program, and what `explore`
-    raises. Where the steps are not those that the token was made with, `notes` says so: the program has changed since.
+    raises. A program is known by its name: of two closures of one factory, hand over the one that failed. Where the
+    steps are not those that the token was made with, `notes` says so: the program has changed since.
     """
     made = token.decode(token_text)
     if made.program != token.name_of(program):
@@ -250,9 +264,9 @@ def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules,
             raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
     if type(seed) is not int or not 0 <= seed < SEED_MAX:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
-    if type(rules.stall_s) not in {int, float} or not 0 < rules.stall_s < STALL_MAX_S or rules.steps_max >= STEPS_MAX:
+    if not limits_hold(rules):
         raise ValueError(
-            f"stall_s must be seconds between 0 and {STALL_MAX_S:.0f} and steps_max below {STEPS_MAX}, "
+            f"stall_s must be seconds between {STALL_LEAST_S} and {STALL_MAX_S:.0f} and steps_max below {STEPS_MAX}, "
             f"not {rules.stall_s!r} and {rules.steps_max!r}"
         )
     for name, given, known in (("mode", rules.mode, Mode), ("timeouts", rules.timeouts, Timeouts)):

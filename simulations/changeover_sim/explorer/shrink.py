@@ -37,7 +37,7 @@ def shrink(program: Program, token_text: str, *, runs: int = 2_000) -> str:
         shrinker = _Shrinker(program, stage, made.chance, runs)
         best = shrinker.run(made.picks)
         if best is None:
-            raise TokenError("the schedule of the token does not fail, so there is nothing to shrink")
+            raise TokenError("the schedule of the token does not fail when it is run again, so it cannot be shrunk")
         steps = stage.play(program, Played(best), made.chance).steps
         ending = stage.play(program, Played(best), made.chance, Recorder(steps))
     return token.encode(attrs.evolve(made, picks=best, steps=steps, print=fingerprint(ending)))

@@ -15,6 +15,7 @@ from changeover_sim.explorer import choices as choices_
 from changeover_sim.explorer import inside_trio, machine, threads
 from changeover_sim.explorer.errors import BadProgram, ExplorerError, Uncontrolled
 from changeover_sim.explorer.guard import Guard
+from changeover_sim.explorer.places import is_own
 from changeover_sim.explorer.queue import RunQueue
 from changeover_sim.explorer.schedule import Ending, Program, Rules, Schedule
 from changeover_sim.explorer.tape import Chooser
@@ -22,6 +23,9 @@ from changeover_sim.explorer.trace import Recorder, Roll
 
 _alone = threading.Lock()
 """Held while an exploration goes on: it puts stand-ins where the whole process looks for Trio's threads."""
+
+
+_UNWATCHED = "a program that blocks would not be noticed: this is not the main thread, or SIGALRM is taken"
 
 
 class Stage:
@@ -32,7 +36,7 @@ class Stage:
         self.seed = seed
         self.guard = Guard()
         self.alarm = machine.Alarm(lambda: self.steps, rules.stall_s)
-        self.interrupts = machine.Interrupts(self._interrupt)
+        self.interrupts = machine.Interrupts(self._interrupt, is_own)
         self.running: Schedule | None = None
         self._queue: RunQueue | None = None
         self._steps_before = 0
@@ -50,6 +54,7 @@ class Stage:
             raise BadProgram("explore() was called inside trio.run(); it runs Trio itself: call it from plain code")
         if not _alone.acquire(blocking=False):
             raise ExplorerError("another thread explores already, and Trio's threads can obey one only; take turns")
+        watched = machine.can_have_alarm()
         with ExitStack() as stack:
             stack.callback(_alone.release)
             cache = stack.enter_context(inside_trio.threads_by(self._start_thread, threads.mailbox))
@@ -59,7 +64,11 @@ class Stage:
             stack.enter_context(self.interrupts.set())
             stack.enter_context(self.guard.watching())
             self.collect = stack.enter_context(machine.collected_between())
+            if not watched:
+                self.guard.notes[_UNWATCHED] = None
             yield self
+            if self.interrupts.pending:
+                raise KeyboardInterrupt
 
     def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | Roll | None = None) -> Ending:
         """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
@@ -77,7 +86,8 @@ class Stage:
             if self.interrupts.pending:
                 raise KeyboardInterrupt
         if self.alarm.fired is not None or ending is None:
-            raise machine.stalled(run.blocked_at or str(self.alarm.fired), self.rules.stall_s)
+            where, in_thread = run.blocked_at or str(self.alarm.fired), run.blocked_at is not None
+            raise machine.stalled(where, self.rules.stall_s, in_thread=in_thread)
         if run.threads.foreign:
             self.guard.refused = f"a thread that is not controlled ({run.threads.foreign[0]}) reached into the run"
         if self.guard.refused is not None:
@@ -87,11 +97,14 @@ class Stage:
     def _interrupt(self) -> None:
         if self._queue is not None:
             self._queue.fail(KeyboardInterrupt())
+        if self.running is not None:
+            self.running.threads.interrupted = True
 
     def _start_thread(self, work: Any, deliver: Any, name: Any) -> bool:
         job = threads.current_job()
         if self.running is None or (job is None and self.running.threads.is_elsewhere()):
             return False
+        self.running.queue.idle_first = True
         self.running.threads.start(work, deliver, name)
         return True
 

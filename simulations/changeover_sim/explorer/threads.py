@@ -16,9 +16,13 @@ import outcome
 
 from changeover_sim.explorer import machine
 from changeover_sim.explorer.errors import Abandoned
+from changeover_sim.explorer.places import is_own
 from changeover_sim.explorer.timers import FIRST_COUNTER
 
 THREADS_COUNTER = FIRST_COUNTER << 1
+
+_LOOK_S = 0.2
+"""How often whoever waits for a thread looks whether he was interrupted."""
 
 _here = threading.local()
 
@@ -110,6 +114,8 @@ class Threads:
         self._turn = threading.Semaphore(0)
         self._made = THREADS_COUNTER
         self._home = threading.get_ident()
+        self.interrupted = False
+        """Whether Ctrl-C was pressed: a thread that blocks is not waited for any more."""
         self.foreign: deque[str] = deque()
         """Names of threads that reached into the run and are not controlled."""
 
@@ -133,7 +139,9 @@ class Threads:
 
     def wait_for_turn(self) -> None:
         """Wait, for real, until the thread that was let go gives the turn back."""
-        self._turn.acquire()
+        while not self._turn.acquire(timeout=_LOOK_S):
+            if self.interrupted:
+                raise KeyboardInterrupt
 
     def give_turn(self) -> None:
         """Let the explorer go on."""
@@ -156,6 +164,8 @@ class Threads:
         """Return name and place of the thread that has the turn and does not give it back."""
         for job in self.living:
             frame = sys._current_frames().get(job.ident)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only way
+            while frame is not None and frame.f_back is not None and not is_own(frame.f_code.co_filename):
+                frame = frame.f_back
             if job.started and not job.paused and frame is not None:
                 return job.name, machine.place_of(frame)
         return None

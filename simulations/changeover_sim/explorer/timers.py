@@ -54,17 +54,11 @@ class Due:
 class Timers:
     """All deadlines of a run, in the order of time and then of their making; Trio's own breaks ties by address."""
 
-    def __init__(
-        self, clock: Clock, ready: Callable[[Due], None], unready: Callable[[Due], None], *, one_by_one: bool
-    ) -> None:
-        """`ready` takes what has come, `unready` takes it back where it was moved or left before its turn.
-
-        `one_by_one`: of deadlines at the same virtual moment others may run between one and the next.
-        """
+    def __init__(self, clock: Clock, ready: Callable[[Due], None], unready: Callable[[Due], None]) -> None:
+        """`ready` takes what has come, `unready` takes it back where it was moved or left before its turn."""
         self.clock = clock
         self._ready = ready
         self._unready = unready
-        self._one_by_one = one_by_one
         self._heap: list[tuple[float, int, trio.CancelScope]] = []
         self._made = FIRST_COUNTER
         self._due: Due | None = None
@@ -106,15 +100,10 @@ class Timers:
         return True
 
     def fire(self, due: Due) -> None:
-        """Cancel the scopes whose deadlines have come, or the first of them where they come one by one."""
+        """Cancel the scopes whose deadlines have come: all in one step, as Trio does."""
         self._due = None
-        for scope in list(due.scopes):
-            del due.scopes[scope]
+        for scope in due.scopes:
             inside_trio.expire(scope)
-            if self._one_by_one and due.scopes:
-                self._due = due
-                self._ready(due)
-                return
 
     def jump(self) -> bool:
         """Move the clock to the next deadline; False where there is none."""

@@ -20,7 +20,7 @@ import attrs
 from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import TokenError
 from changeover_sim.explorer.queue import Mode, Timeouts
-from changeover_sim.explorer.schedule import SEED_MAX, STALL_MAX_S, STEPS_MAX, Rules
+from changeover_sim.explorer.schedule import SEED_MAX, Rules, limits_hold
 from changeover_sim.explorer.tape import Picks
 
 VERSION = 1
@@ -89,7 +89,7 @@ def decode(text: object) -> Token:
         raise TokenError(f"a token is a string, not {type(text).__name__}")
     text = text.strip()
     version, dash, body = text.removeprefix(_PREFIX).partition("-")
-    if not text.startswith(_PREFIX) or not dash or not version.isdecimal() or len(text) > _TEXT_MAX:
+    if not text.startswith(_PREFIX) or not dash or not (version.isdecimal()) or len(text) > _TEXT_MAX:
         raise TokenError(f"{_shown(text)} is no token; one begins with {_PREFIX}{VERSION}- and stands on one line")
     if version != str(VERSION):
         raise TokenError(
@@ -117,12 +117,14 @@ def _token(raw: bytes, *, complete: bool) -> Token:
     for number in (steps_max, chance, seed, index, steps, print_):
         if type(number) is not int:
             raise ValueError("not a number where one should be")
-    if type(stall_s) not in {int, float} or not 0 < stall_s < STALL_MAX_S or not 0 < steps_max < STEPS_MAX:
-        raise ValueError("a limit out of range")
     if not 0 <= seed < SEED_MAX or not 0 <= chance < SEED_MAX or index < 0 or steps < 0:
         raise ValueError("a number out of range")
-    texts = [str(text) for text in (program, policy, trio, python)]
-    rules = Rules(cast("Mode", mode), cast("Timeouts", timeouts), steps_max, float(stall_s))
+    texts = [program, policy, trio, python]
+    if not all(type(text) is str for text in texts):
+        raise ValueError("not a text where one should be")
+    rules = Rules(cast("Mode", mode), cast("Timeouts", timeouts), steps_max, stall_s)
+    if not limits_hold(rules):
+        raise ValueError("a limit out of range")
     return Token(texts[0], rules, chance, picks, texts[1], seed, index, steps, print_, texts[2], texts[3])
 
 

@@ -44,6 +44,9 @@ class Step:
         return f"{self.task} {self.begins} -> {self.ends} {self.cause}".strip()
 
 
+_NAMED_MAX = 20
+
+
 class Roll:
     """Notes of a schedule, cheaply, who was ready before each step and who was taken: to compare two runs of it."""
 
@@ -69,8 +72,9 @@ class Roll:
         self._queue.before_step = None
 
     def _step(self, task: Any, chosen: Any) -> None:
-        ready = sorted(self._queue.drain(), key=inside_trio.spawn_order)
-        others = [self._names.of(one) for one in ready if isinstance(one, inside_trio.Task)]
+        ready = [one for one in self._queue.drain() if isinstance(one, inside_trio.Task)]
+        named = sorted(ready, key=inside_trio.spawn_order)[:_NAMED_MAX]
+        others = [*map(self._names.of, named), *([f"{len(ready)} in all"] if len(ready) > _NAMED_MAX else [])]
         name = _cause(chosen) if task is None else self._names.of(task)
         self.calls.append(f"{name}, ready beside it: {', '.join(others) or 'nobody'}")
 
@@ -90,7 +94,8 @@ class Recorder:
         self.stock = True
         """Whether stock Trio could have made the schedule up to here."""
         self.calls: list[str] = []
-        self._batch = 0
+        self._batch: set[Any] = set()
+        """Those of stock Trio's batch that have not run yet."""
         self._lines: list[Place] = []
         self._before: Any = None
 
@@ -114,7 +119,7 @@ class Recorder:
         decisions = self._queue.tape[self._seen :]
         self._seen = len(self._queue.tape)
         skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
-        self._follow_batches(chosen, skipped)
+        self._follow_batches(task, chosen)
         if self._queue.steps < self._from:
             return
         begins = error = None
@@ -127,18 +132,21 @@ class Recorder:
         self._task, self._open = task, (name, self._queue.clock.now, begins, ", ".join(filter(None, causes)), skipped)
         sys.settrace(self._trace)
 
-    def _follow_batches(self, chosen: Any, skipped: int) -> None:
-        """See whether stock Trio could do the same: deadlines between two batches, and each batch to its end."""
-        if isinstance(chosen, Due):
-            self.stock = self.stock and not self._batch
-        elif not self._batch:
-            self.stock = self.stock and not any(isinstance(step, Due) for step in self._queue.drain())
-        if not self._batch:
-            self._batch = len(self._queue) + 1
-        if skipped < self._batch:
-            self._batch -= 1
-        else:
-            self.stock = False
+    def _follow_batches(self, task: Any, chosen: Any) -> None:
+        """See whether stock Trio could do the same: deadlines between two batches, and each batch to its end.
+
+        Worker threads go on whenever they like, and time passes between two batches.
+        """
+        amid = any(task in self._batch for task in self._queue.drain())
+        if isinstance(chosen, Due | PassingTime):
+            self.stock = self.stock and not amid
+        elif isinstance(chosen, inside_trio.Task):
+            if chosen not in self._batch and not amid:
+                ready = list(self._queue.drain())
+                self.stock = self.stock and not any(isinstance(step, Due) for step in ready)
+                self._batch = {chosen, *(step for step in ready if isinstance(step, inside_trio.Task))}
+            self.stock = self.stock and chosen in self._batch
+        self._batch.discard(chosen if task is None else task)
 
     def _close(self) -> None:
         sys.settrace(self._before)

@@ -15,6 +15,7 @@ import trio
 from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.places import Names, Place, place
 
+_SHOWN = 6
 _FOR_ONE = "for one of"
 _FOR_ALL = "for all of"
 
@@ -39,8 +40,10 @@ class Wait:
 
     def __str__(self) -> str:
         at = "" if self.place is None else f" at {self.place} in {self.place.function}"
-        held = f", held by {', '.join(self.holders)}" if self.holders and "nursery" not in self.primitive else ""
-        held = f" for {', '.join(self.holders)}" if self.holders and "nursery" in self.primitive else held
+        names = ", ".join(self.holders[:_SHOWN])
+        if len(self.holders) > _SHOWN:
+            names += f" and {len(self.holders) - _SHOWN} more"
+        held = "" if not names else f" for {names}" if "nursery" in self.primitive else f", held by {names}"
         until = "" if self.until_s is None else f", until {self.until_s:g} s"
         return f"{self.task}{at} waits in {self.primitive}{held}{until}"
 

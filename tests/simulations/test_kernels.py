@@ -1,4 +1,4 @@
-"""The published kernels: their bugs are found, their corrected twins have none. Figures: tests/bench/bench_explore.py."""
+"""The published kernels: their bugs are found, their corrected twins have none. Figures: bench_explore.py."""
 
 from __future__ import annotations
 

@@ -90,8 +90,10 @@ class Project:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> Project:
-    """Return a folder for tests of their own."""
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Return a folder for tests of their own, which are told as on a developer's machine."""
+    for name in ("CI", "BUILD_NUMBER"):  # with these pytest's summary is not cut to one line
+        monkeypatch.delenv(name, raising=False)
     return Project(pytester)
 
 

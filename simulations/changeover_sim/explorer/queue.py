@@ -56,7 +56,7 @@ class RunQueue(list[Any]):
         """Told each task that is about to run and the deadline that woke it, or None and what else happens instead."""
         self.after_step: Callable[[], None] | None = None
         """Called between two steps; it may make more steps ready."""
-        self.idle_cushion_s: Callable[[], float] = float
+        self.idle_cushion_s: Callable[[], float] = lambda: math.inf
         """After how many seconds without a step somebody wants to be woken; infinity: nobody does."""
         self.last: Any = None
         """The task that made the last step."""
@@ -85,11 +85,11 @@ class RunQueue(list[Any]):
                 if self.after_step is not None:
                     self._unseen = self._settled
                     self.after_step()
+                if self.idle_first and self._idle_goes_first():
+                    break
                 count = len(self)
                 if count > self._settled + 1:
                     self._settle()
-                if self.idle_first and self._idle_goes_first():
-                    break
                 if not count:
                     if self._let_time_pass():
                         continue
@@ -177,10 +177,8 @@ class RunQueue(list[Any]):
         """Let a deadline or a thread have its effect; return the task to be run with it, where there is just one."""
         if isinstance(chosen, Due):
             self.timers.fire(chosen)
-            if (
-                len(self) == self._settled + 1 and type(self[-1]) is _Task
-            ):  # one task was woken by its deadline: both are one step
-                task = self.pop()
+            if len(self) == self._settled + 1 and type(self[-1]) is _Task:
+                task = self.pop()  # the only one that was woken: the deadline and its step are one
                 self._settled = len(self)
                 return task
         elif isinstance(chosen, PassingTime):
@@ -203,6 +201,7 @@ class RunQueue(list[Any]):
         if self._aside:
             self._bring_back()
             return False
+        self._settle()
         cushion_s = self.idle_cushion_s()
         if not self or cushion_s == math.inf or any(isinstance(step, _Task | Due) for step in self.drain()):
             return False

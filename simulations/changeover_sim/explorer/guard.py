@@ -59,11 +59,10 @@ class Guard:
         """The first thing that cannot be controlled."""
         self.notes: dict[str, None] = {}
         """What was seen that outlives a schedule, in order."""
-        self.paused = False
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Look at an audit event; raises `Uncontrolled` for what is refused."""
-        if self.paused:
+        if _is_paused():
             return
         if event == "open":
             path, mode, flags = arguments
@@ -83,11 +82,11 @@ class Guard:
     @contextmanager
     def pause(self) -> Generator[None, None, None]:
         """See nothing for the length of the block: it is the explorer itself that acts."""
-        before, self.paused = self.paused, True
+        before, _local.is_paused = _is_paused(), True  # in this thread only: the one that is started is watched at once
         try:
             yield
         finally:
-            self.paused = before
+            _local.is_paused = before
 
     def over(self, work: Callable[[], None]) -> None:
         """Watch this worker thread while it does its work."""
@@ -114,6 +113,10 @@ class Guard:
             _local.guard = before
             time.sleep = sleep
             threading.Thread.start = start  # type: ignore[method-assign]
+
+
+def _is_paused() -> bool:
+    return getattr(_local, "is_paused", False)
 
 
 def current_guard() -> Guard | None:
@@ -146,7 +149,7 @@ def _start_with(start: Callable[[threading.Thread], None]) -> Callable[[threadin
 
     def refusing(thread: threading.Thread) -> None:
         guard = getattr(_local, "guard", None)
-        if guard is not None and not guard.paused:
+        if guard is not None and not _is_paused():
             guard.refuse(
                 f"the program starts a real thread ({thread.name}); use trio.to_thread.run_sync, whose threads are "
                 "controlled"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio._core import _thread_cache
 from trio.lowlevel import checkpoint
 
 from changeover_sim import BadProgram, ExplorerError, Stalled, Uncontrolled, explore
@@ -279,6 +280,33 @@ def test_what_is_real_is_refused_although_the_program_catches_it(program: Any) -
 
     with pytest.raises(Uncontrolled, match=REAL[program]):
         explore(hides)
+
+
+class Hasty:
+    """Stands for Trio's cache of threads on a busy machine: the work is done before whoever asked for it goes on."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self._idle_workers = real._idle_workers
+
+    def start_thread_soon(self, work: Any, deliver: Any, name: Any = None) -> None:
+        """Have it done, and wait for that."""
+        done = threading.Event()
+
+        def all_of_it() -> None:
+            work()
+            done.set()
+
+        self._real.start_thread_soon(all_of_it, deliver, name)
+        assert done.wait(10)
+
+
+def test_a_worker_thread_is_watched_from_its_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does is refused, however early it does it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread_cache, "THREAD_CACHE", Hasty(_thread_cache.THREAD_CACHE))
+        with pytest.raises(Uncontrolled, match="connection"):
+            explore(thread_connects)
 
 
 def test_what_is_real_is_refused_in_a_process_too() -> None:

@@ -27,7 +27,7 @@ from changeover_sim import (
     shrink,
 )
 from changeover_sim.explorer import token
-from changeover_sim.explorer.tape import deviations
+from changeover_sim.explorer.tape import Played, deviations
 from tests.simulations.explorer import busy, must_fail
 from tests.simulations.explorer.must_fail import CASES, Case
 
@@ -176,6 +176,38 @@ def test_several_processes_find_the_same_failure(program: Any, policy: Any) -> N
         alone = failure_of(program, policy=policy, seed=seed)
         shared = failure_of(program, policy=policy, seed=seed, jobs=jobs)
         assert told(shared) == told(alone)
+
+
+class FromIndex:
+    """A policy that chooses 0 in the schedules before an index, and 1 in all from there on."""
+
+    samples = True
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def begin(self) -> FromIndex:
+        return self
+
+    def chooser(self, index: int, rng: Any) -> Any:
+        return Played((1,) if index >= self.first else ())
+
+    def learn(self, index: int, tape: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("first", [0, 1, 99, 100, 150, 151, 298])
+def test_of_several_failures_the_one_of_the_lowest_index_is_told(first: int) -> None:
+    """Every schedule from an index on fails, and each process finds one of its own: the earliest is told."""
+
+    async def program() -> None:
+        assert not choose([False, True])
+
+    for jobs in (1, 2, 4):
+        result = explore(program, policy=FromIndex(first), schedules=300, jobs=jobs)
+        assert result.failure is not None
+        assert result.failure.schedule_index == first
+        assert result.schedules_run == first + 1
 
 
 def test_processes_run_as_many_schedules_as_there_are() -> None:

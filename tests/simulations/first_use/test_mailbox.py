@@ -23,7 +23,7 @@ checkpoint = trio.lowlevel.checkpoint
 
 
 async def three_wait_for_a_promise() -> None:
-    """Settle and fail a promise for which three wait, one of whom goes away at any moment."""
+    """Settle a promise twice and fail it; of the three who wait for it one goes away at any moment."""
     promise: Promise[str] = Promise()
     error = LoadFailed("no", model="m", version="1")
     ends: list[object] = []
@@ -44,21 +44,23 @@ async def three_wait_for_a_promise() -> None:
         assert promise.settled
         ends.append("over")
 
-    async def settle() -> None:
+    async def settle(value: str) -> None:
         await checkpoint()
-        promise.settle("yes")
+        promise.settle(value)
 
     async def fail() -> None:
         await checkpoint()
         promise.fail(error)
 
     async with trio.open_nursery() as nursery:
-        for task in (wait, wait, over, settle, fail):
+        for task in (wait, wait, over, fail):
             nursery.start_soon(task)
+        nursery.start_soon(settle, "yes")
+        nursery.start_soon(settle, "perhaps")
         await wait(leaves=True)
-    values = [end for end in ends if end == "yes"]
+    values = [end for end in ends if end in ("yes", "perhaps")]
     errors = [end for end in ends if isinstance(end, LoadFailed)]
-    assert not (values and errors), "one was told yes and another no"
+    assert len({*values, *map(str, errors)}) <= 1, "one was told this and another that"
     assert len(values) + len(errors) + ends.count("left") == 3
     assert ends.count("over") == 1
     assert error not in errors, "raised in a task that shares it with others"
@@ -225,24 +227,24 @@ def test_no_wake_up_is_lost_between_look_and_parking() -> None:
 
 
 async def a_model_breaks_while_requests_wait() -> None:
-    """Ask, with two workers, and halt the lane in the middle."""
+    """Ask, with two workers, and halt the lane in the middle; close it when the workers have ended."""
     desk = _desk(choose([None, Batching(2, 1.0)]), limit=9)
-    async with trio.open_nursery() as workers:
-        workers.start_soon(desk.work)
-        workers.start_soon(desk.work)
-        async with trio.open_nursery() as senders:
-            senders.start_soon(desk.ask, "a", 2)
-            senders.start_soon(desk.ask, "b", 2)
+    taken = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.work)
+        nursery.start_soon(desk.work)
+        nursery.start_soon(desk.ask, "a", 2)
+        nursery.start_soon(desk.ask, "b", 2)
+        for _ in range(choose(range(4))):
             await checkpoint()
-            desk.lane.halt()
-            taken = len(desk.taken)
-            await checkpoint()
-        for ask in desk.lane.close():
-            ask.ends.append("returned")
-    assert len(desk.taken) <= taken + 2 * desk.max_batch, "taken though the lane was halted"
+        desk.lane.halt()
+        taken = len(desk.taken)
+    for ask in desk.lane.close():
+        ask.ends.append("returned")
+    assert len(desk.taken) == taken, "taken though the lane was halted"
     desk.assert_answered()
 
 
 def test_a_halted_lane_gives_out_no_more() -> None:
-    """After a halt every worker ends with what it has in its hands, and the rest is handed back by the close."""
+    """After a halt every worker ends without taking more, and what waits is handed back by the close."""
     assert_explored(a_model_breaks_while_requests_wait, schedules=500)

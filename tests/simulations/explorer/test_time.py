@@ -106,6 +106,28 @@ def test_no_time_passes_for_nothing() -> None:
     must_pass(program)
 
 
+@BOTH_MODES
+def test_a_deadline_that_wakes_nobody_lets_no_time_pass(mode: Any) -> None:
+    """A shielded task's deadline comes, and who waits until all is idle is woken there, not later."""
+
+    async def program() -> None:
+        scope = trio.CancelScope()
+
+        async def shielded() -> None:
+            with scope, trio.CancelScope(shield=True):
+                await trio.sleep(10)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shielded)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.deadline = trio.current_time() - 1
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.current_time() == 0.0
+        assert trio.current_time() == 10.0
+
+    must_pass(program, mode=mode)
+
+
 # --- deadlines --------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from tests.simulations.first_use.stage import assert_explored
 from tests.support.models import Broken
 
 checkpoint = trio.lowlevel.checkpoint
+STOPPED = "while it was stopped"
 SHORT = Restart(most=2, within_s=60.0, first_s=0.1, longest_s=1.0)
 
 
@@ -64,7 +65,7 @@ class Child:
             finally:
                 if choose([False, True]):
                     self.crashes += 1
-                    raise Broken("while it was stopped")
+                    raise Broken(STOPPED)
         if how == "crash":
             self.crashes += 1
             raise Broken(self.name)
@@ -72,6 +73,7 @@ class Child:
     def start(self, supervisor: Supervisor) -> None:
         def crashed(error: Exception, delay_s: float | None) -> None:
             assert self.running == 0
+            assert delay_s is None or str(error) != STOPPED, "to be restarted after its stop"
             self.told.append(delay_s)
 
         def ended() -> None:

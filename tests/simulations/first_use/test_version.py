@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -290,6 +291,42 @@ def test_a_broken_model_is_replaced_and_every_request_answered() -> None:
     """A model that breaks amid other work is closed once and started again if it is wanted; everybody has an answer."""
     assert_explored(a_model_breaks, policy=RandomWalk(), schedules=400)
     assert_explored(a_model_breaks, policy=PCT(depth=3), schedules=300)
+
+
+async def requests_end_in_every_way() -> None:
+    """Ask four times, perhaps for what breaks the model; unload, swap or close the engine meanwhile."""
+    async with open_stage(close_timeout_s=choose([0.0, 10.0])) as stage:
+        engine = stage.engine
+        kind = choose(KINDS)
+        stage.add("1", "2", **kind, fatal_on=lambda asked: bool((asked["x"] == 13.0).any()), queue_limit=choose([1, 9]))
+        await engine.load("m", "1")
+        stage.rig.takes("worker m/1 0", choose([0.0, 1.0]))
+        for number in (1, 2, choose([3, 13]), 4):
+            timeout_s = choose([None, None, 0.0, 1.0])
+            ask = partial(engine.infer, "m", inputs(number), timeout_s=timeout_s)
+            (stage.cancelled_call if choose([False, False, True]) else stage.call)(ask, str(number))
+        meanwhile = choose(["unload", "swap", "close", "nothing"])
+        if meanwhile == "unload":
+            stage.call(lambda: engine.unload("m", "1", force=True, drain=Drain(choose([0.0, 5.0]))), meanwhile)
+        if meanwhile == "swap":
+            stage.call(lambda: engine.swap("m", "2", drain=Drain(choose([0.0, 5.0]))), meanwhile)
+        if meanwhile == "close":
+            await trio.lowlevel.checkpoint()
+        else:
+            await stage.rest()
+            assert_at_rest(stage)
+    asked = [float(number) for made in stage.rig.cast.made for call in made.calls for number in call["x"][:, 0]]
+    for call in stage.calls[:4]:
+        times, ran = asked.count(float(call.name)), getattr(call.error, "ran", None)
+        assert times <= 2, "asked again though only a batch that raised is tried again"
+        assert times or call.end != "returned"
+        assert (times == 0) if ran == "no" else (times > 0 or ran != "yes"), (call.name, call.end, ran, times)
+
+
+def test_an_error_says_truly_whether_the_request_ran() -> None:
+    """Of a request that was refused, given up, withdrawn or broken, `ran` says "no" or "yes" only where that is so."""
+    assert_explored(requests_end_in_every_way, policy=RandomWalk(), schedules=500)
+    assert_explored(requests_end_in_every_way, policy=PCT(depth=3), schedules=300)
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

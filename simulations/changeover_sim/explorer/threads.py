@@ -82,6 +82,8 @@ class Job:
 
     def pause(self) -> None:
         """Give the turn back; called in the thread."""
+        if self.given_up:
+            raise Abandoned  # nobody will ever answer: it was told so before, and asks once more
         self.paused = True
         self._threads.give_turn()
         self._go.acquire()

@@ -95,6 +95,20 @@ async def system_task_raises() -> None:
     await trio.sleep(1)
 
 
+async def breaks_trio() -> None:
+    """Raise where Trio allows nobody to raise, so that its loop ends in the middle: others wait, one in a thread."""
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        raise Broken("in the abort function")
+
+    async with trio.open_nursery() as nursery:
+        for task in (catches_everything, shielded_for_ever, thread_waits_for_ever):
+            nursery.start_soon(task)
+        await trio.sleep(1)
+        nursery.start_soon(raises)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
 async def exits() -> None:
     """It asks for the end of the process."""
     raise SystemExit(3)
@@ -285,6 +299,19 @@ async def order_from_outside() -> None:
             nursery.start_soon(task)
 
 
+async def one_from_outside() -> None:
+    """The operating system says which one task there is; how many are ready is always the same."""
+
+    async def heads() -> None:
+        await checkpoint()
+
+    async def tails() -> None:
+        await checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heads if os.urandom(1)[0] % 2 else tails)
+
+
 @attrs.frozen
 class Case:
     """A program, its verdict, and how it is explored."""
@@ -302,6 +329,7 @@ _SHORT = {"steps_max": 200}
 CASES = (
     *(Case(program, "exception") for program in (raises, loses_an_update, three_leaves, thread_raises)),
     Case(fails_while_others_wait, "exception"),
+    Case(breaks_trio, "exception"),
     *(Case(program, "exception") for program in (system_task_raises, exits, awaits_what_is_not_trios)),
     *(Case(program, "deadlock") for program in (two_locks, event_that_nobody_sets, shielded_for_ever)),
     *(Case(program, "deadlock") for program in (catches_everything, catches_everything_in_children)),
@@ -315,4 +343,5 @@ CASES = (
     Case(global_that_grows, "nondeterminism"),
     Case(number_from_outside, "nondeterminism", {"schedules": 800}),
     Case(order_from_outside, "nondeterminism", {"schedules": 3_000, "policy": RandomWalk()}),
+    Case(one_from_outside, "nondeterminism", {"schedules": 3_000, "policy": RandomWalk()}),
 )

@@ -114,6 +114,16 @@ def test_what_catches_its_interruption_is_interrupted_all_the_same() -> None:
     assert done.stdout.strip() == "stalled", done.stderr
 
 
+def test_nothing_is_said_when_the_process_ends() -> None:
+    """What was left of schedules that could not be ended is no matter of whoever reads the output."""
+    explored = "from tests.simulations.explorer import must_fail; explore(must_fail.catches_everything_in_children)"
+    code = f"from changeover_sim import explore; {explored}; explore(must_fail.breaks_trio); print('well')"
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("well\n", "")
+
+
 def test_steps_are_counted_over_all_schedules() -> None:
     """The alarm compares how many steps were made in all: two short schedules in a row are no standstill."""
     with Stage(Rules(), 0).open() as stage:

@@ -244,6 +244,7 @@ def test_a_program_that_has_changed_is_noticed() -> None:
     assert still.failure is not None
     assert not_any_more.failure is None
     assert all("the program has changed since" in result.notes[0] for result in (still, not_any_more))
+    assert replay(version(3), still.failure.token).notes == (), "the token of what it does now"
 
 
 def test_a_token_of_another_trio_is_run_and_noted() -> None:

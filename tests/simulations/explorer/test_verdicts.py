@@ -169,6 +169,55 @@ def test_who_waits_for_one_that_still_goes_on_is_in_no_deadlock() -> None:
     assert failure_of(program, steps_max=100).verdict == "livelock"
 
 
+def test_who_waits_for_any_of_several_is_in_no_deadlock_while_one_of_them_goes_on() -> None:
+    """Two have a token of the limiter: one waits for whoever wants a token, the other goes on and may give his back."""
+
+    async def program() -> None:
+        limiter, lock = trio.CapacityLimiter(2), trio.Lock()
+
+        async def stuck() -> None:
+            async with limiter:
+                await trio.sleep(2)
+                async with lock:
+                    pass
+
+        async def busy() -> None:
+            async with limiter:
+                await must_fail.ticker()
+
+        async def wants() -> None:
+            async with lock:
+                await trio.sleep(1)
+                async with limiter:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            for task in (stuck, busy, wants):
+                nursery.start_soon(task)
+
+    assert failure_of(program, steps_max=100).verdict == "livelock"
+
+
+def test_who_gives_up_after_a_while_is_in_no_deadlock() -> None:
+    """Each holds a lock and tries for the other's, a second at a time, for ever."""
+
+    async def program() -> None:
+        a, b = trio.Lock(), trio.Lock()
+
+        async def tries(mine: trio.Lock, other: trio.Lock) -> None:
+            async with mine:
+                await trio.sleep(1)
+                while True:
+                    with trio.move_on_after(1):
+                        await other.acquire()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tries, a, b)
+            nursery.start_soon(tries, b, a)
+
+    assert failure_of(program, steps_max=100).verdict == "livelock"
+
+
 PARKED = {
     "a memory channel's send() (0 of 0 buffered, 1 senders, 1 receivers)": must_fail.channel_without_reader,
     "trio.CapacityLimiter (1 of 1 borrowed)": must_fail.limiter_of_nobody,
@@ -306,6 +355,19 @@ def test_a_failure_that_depends_on_the_world_is_nondeterminism() -> None:
         await checkpoint()
         runs.append(None)
         assert len(runs) != 3
+
+    assert failure_of(program).verdict == "nondeterminism"
+
+
+def test_a_failure_that_comes_by_another_way_each_time_is_nondeterminism() -> None:
+    """It raises in every run, a step later each time: a replay would show something else."""
+    runs: list[None] = []
+
+    async def program() -> None:
+        runs.append(None)
+        for _ in runs:
+            await checkpoint()
+        raise Broken("sooner or later")
 
     assert failure_of(program).verdict == "nondeterminism"
 

@@ -176,6 +176,7 @@ async def a_waiter_goes_away() -> None:
                 woken.append(name)
             finally:
                 used.account.unwatch(event.set)
+                assert event.set not in used.account._watchers
 
     scopes = trio.CancelScope(), trio.CancelScope()
     await _at_once(used.use, lambda: wait("leaves", scopes[0]), lambda: wait("stays", scopes[1]), used.use)

@@ -241,6 +241,7 @@ async def a_drain_meets_its_deadline() -> None:
         async def back(after_s: float) -> None:
             await trio.sleep(after_s)
             await stage.engine.ensure_loaded("m", "1")
+            assert all(not loaded.account._watchers for loaded in stage.engine._host.living() if loaded.account.open)
 
         stage.start(let_go, choose([0.0, 1.0, 2.0]))
         unload = stage.call(lambda: stage.engine.unload("m", "1", force=True, drain=drain), "unload")

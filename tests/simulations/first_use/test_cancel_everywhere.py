@@ -16,7 +16,7 @@ import trio
 
 from changeover import Drain, Engine, VersionState
 from changeover.core import lifecycle
-from changeover.errors import ChangeoverError, EngineClosed
+from changeover.errors import ChangeoverError, EngineClosed, SwapRolledBack
 from changeover_sim import PCT, Exhaustive, RandomWalk, cancel_anywhere, choose
 from tests.simulations.first_use.stage import (
     Call,
@@ -50,9 +50,23 @@ async def _unload(engine: Engine) -> None:
 
 
 async def _swap(engine: Engine) -> None:
-    operation = await engine.swap("m", "2", drain=Drain(5.0))
+    try:
+        operation = await engine.swap("m", "2", drain=Drain(5.0))
+    except trio.Cancelled:
+        await _was_undone(engine)
+        raise
     assert (operation.state.value, operation.old_unloaded) == ("completed", True)
     assert not engine.is_loaded("m", "1")
+
+
+async def _was_undone(engine: Engine) -> None:
+    """A swap that had not shifted the traffic when its caller went away ends as cancelled."""
+    (operation,) = engine.swaps("m")
+    shifted = any((step.step, step.outcome) == ("shift", "done") for step in operation.steps)
+    with trio.CancelScope(shield=True), suppress(SwapRolledBack):
+        operation = await engine.wait_for_swap(operation.id)
+    (operation,) = engine.swaps("m")
+    assert operation.state.value == "cancelled" or shifted, operation.state
 
 
 async def _wait_for_swap(engine: Engine) -> None:
@@ -100,15 +114,20 @@ async def _lease_of_a_load(engine: Engine) -> None:
 
 
 async def _wait_for_drain(engine: Engine) -> None:
-    async def hold() -> None:
+    async def hold(rounds: int) -> None:
         with suppress(EngineClosed), engine.lease("m"):
-            await trio.lowlevel.checkpoint()
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold)
+        nursery.start_soon(hold, choose([1, 2 * MOMENTS]))
         await trio.lowlevel.checkpoint()
-        with suppress(EngineClosed):
-            await engine.wait_for_drain("m", "1", timeout_s=2.0)
+        try:
+            with suppress(EngineClosed):
+                await engine.wait_for_drain("m", "1", timeout_s=2.0)
+        finally:
+            open_accounts = (loaded.account for loaded in engine._host.living() if loaded.account.open)
+            assert not any(account._watchers for account in open_accounts), "a watcher is left behind"
 
 
 async def _scan(engine: Engine) -> None:

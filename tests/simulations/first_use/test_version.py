@@ -6,7 +6,6 @@ What each program asserts comes on top of what `open_stage` and `assert_at_rest`
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ import trio
 
 from changeover import Drain, DrainOutcome, VersionState
 from changeover.core import lifecycle
-from changeover.errors import ChangeoverError, NotReady
 from changeover_sim import PCT, Exhaustive, RandomWalk, choose
 from tests.simulations.first_use.stage import Stage, assert_at_rest, assert_explored, inputs, open_stage
 
@@ -328,71 +326,3 @@ def test_an_error_says_truly_whether_the_request_ran() -> None:
     """Of a request that was refused, given up, withdrawn or broken, `ran` says "no" or "yes" only where that is so."""
     assert_explored(requests_end_in_every_way, policy=RandomWalk(), schedules=500)
     assert_explored(requests_end_in_every_way, policy=PCT(depth=3), schedules=300)
-
-
-# --- the end --------------------------------------------------------------------------------------------------------
-
-
-async def a_swap_is_ordered_while_the_engine_closes() -> None:
-    """Order a swap in the moment in which the engine is closed."""
-    async with open_stage(close_timeout_s=choose([0.0, 10.0])) as stage:
-        await stage.rig.ready()
-        stage.rig.add(version="2")
-        swap = stage.call(lambda: stage.engine.swap("m", "2"), "swap")
-        await trio.lowlevel.checkpoint()
-    assert swap.end in {"EngineClosed", "SwapFailed", "SwapRolledBack", "returned"}
-
-
-def test_a_swap_that_has_not_begun_when_the_engine_closes_is_answered() -> None:
-    """Whoever ordered a swap is told its end, also where the engine is closed before the swap's first step."""
-    assert_explored(a_swap_is_ordered_while_the_engine_closes, policy=RandomWalk(), schedules=300)
-    assert_explored(a_swap_is_ordered_while_the_engine_closes, schedules=300, mode="trio-batch")
-
-
-async def the_end_of_an_engine_where_all_hangs() -> None:
-    """Close an engine whose threads hang as the schedule has it."""
-    patience_s, hang_s = choose([0.0, 1.0, 10.0]), 1_000.0
-    async with open_stage(patience_s=patience_s, close_timeout_s=patience_s) as stage:
-        engine = stage.engine
-        stage.add("1", "2", "3", execution=choose(["inline", "worker"]))
-        await engine.load("m", "1")
-        await engine.load("m", "3")
-        for version in "123":
-            for work in ("load m/{}", "warm m/{}", "close m/{}", "worker m/{} 0"):
-                stage.rig.takes(work.format(version), choose([0.0, 0.0, 1.0, hang_s]))
-        stage.call(lambda: engine.infer("m", inputs(1)), "infer")
-        stage.call(lambda: engine.swap("m", "2", drain=choose([Drain(), Drain(then="wait")])), "swap")
-        stage.call(lambda: engine.warm_up("m", "3", inputs(-1)), "warm up")
-        if choose([True, False]):
-            stage.call(lambda: engine.unload("m", "3"), "unload")
-        for _ in range(choose(range(20))):
-            await trio.lowlevel.checkpoint()
-
-
-def test_an_engine_is_closed_in_time_whatever_hangs() -> None:
-    """It takes twice `close_timeout_s` at most, everybody is answered then, and what comes back later is closed."""
-    assert_explored(the_end_of_an_engine_where_all_hangs, policy=RandomWalk(), schedules=300)
-
-
-async def leases_outlive_the_engine() -> None:
-    """Hold leases to before, within and beyond the end of the engine."""
-    async with open_stage(close_timeout_s=choose([0.0, 1.0])) as stage:
-        stage.add("1", **choose(KINDS))
-        await stage.engine.load("m", "1")
-
-        async def hold() -> None:
-            with suppress(NotReady):
-                async with stage.engine.lease("m") as lease:
-                    await trio.sleep(choose([0.0, 1.0, 5.0]))
-                    with suppress(ChangeoverError):
-                        lease.infer(inputs(1))
-
-        for number in range(2):
-            stage.call(hold, f"hold {number}")
-        await trio.lowlevel.checkpoint()
-
-
-def test_a_model_that_is_held_at_the_end_is_closed_by_its_last_holder() -> None:
-    """Leases that end before, while and after the engine is closed: the model works for them, and is closed once."""
-    assert_explored(leases_outlive_the_engine, policy=RandomWalk(), schedules=300)
-    assert_explored(leases_outlive_the_engine, policy=PCT(depth=3), schedules=300)

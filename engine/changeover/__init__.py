@@ -1,6 +1,9 @@
 """Replace a live ML model by its next version without losing a request, inside your own Python process."""
 
 from changeover import errors, plugin
+from changeover.core.shift import Guard as Guard
+from changeover.core.shift import Shift as Shift
+from changeover.core.shift import Stage as Stage
 from changeover.core.snapshots import Audit as Audit
 from changeover.core.snapshots import Balance as Balance
 from changeover.core.snapshots import DrainOutcome as DrainOutcome
@@ -8,14 +11,16 @@ from changeover.core.snapshots import Event as Event
 from changeover.core.snapshots import EventsDropped as EventsDropped
 from changeover.core.snapshots import Holder as Holder
 from changeover.core.snapshots import Reply as Reply
+from changeover.core.snapshots import Sample as Sample
+from changeover.core.snapshots import ShadowReport as ShadowReport
 from changeover.core.snapshots import Statistics as Statistics
 from changeover.core.snapshots import StepRecord as StepRecord
 from changeover.core.snapshots import SwapOperation as SwapOperation
+from changeover.core.snapshots import Verdict as Verdict
 from changeover.core.snapshots import VersionLoadInfo as VersionLoadInfo
 from changeover.core.snapshots import VersionStatistics as VersionStatistics
 from changeover.core.values import Batching as Batching
 from changeover.core.values import Drain as Drain
-from changeover.core.values import Shift as Shift
 from changeover.core.values import SwapState as SwapState
 from changeover.core.values import Timeouts as Timeouts
 from changeover.core.values import VersionKey as VersionKey
@@ -26,6 +31,7 @@ from changeover.runtime.engine import open_engine as open_engine
 from changeover.runtime.events import Events as Events
 from changeover.runtime.lease import Lease as Lease
 from changeover.runtime.references import ReferenceTracker as ReferenceTracker
+from changeover.signals import drain_on_sigterm as drain_on_sigterm
 
 __all__ = [
     "Audit",
@@ -37,21 +43,27 @@ __all__ = [
     "Event",
     "Events",
     "EventsDropped",
+    "Guard",
     "Holder",
     "Lease",
     "ReferenceTracker",
     "Reply",
+    "Sample",
+    "ShadowReport",
     "Shift",
+    "Stage",
     "Statistics",
     "StepRecord",
     "SwapOperation",
     "SwapState",
     "Timeouts",
+    "Verdict",
     "VersionKey",
     "VersionLoadInfo",
     "VersionSpec",
     "VersionState",
     "VersionStatistics",
+    "drain_on_sigterm",
     "errors",
     "open_engine",
     "plugin",

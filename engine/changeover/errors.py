@@ -104,6 +104,10 @@ class EngineClosed(CallerError):
     """The engine was closed, or was never opened."""
 
 
+class WrongLoop(CallerError, RuntimeError):
+    """The call was made outside of the event loop, or the task, that it belongs to; the message says where it works."""
+
+
 # --- the model or its plugin can act --------------------------------------------------------------------------------
 
 
@@ -170,6 +174,10 @@ class DrainTimeout(TryAgain):
         """Keep the holders, each a `Holder`."""
         super().__init__(message, **culprit)
         self.holders = tuple(holders)
+
+
+class LeaseRevoked(TryAgain):
+    """A drain with `then="cancel"` was out of time and ended the block of this lease; its reference is given back."""
 
 
 class SwapInProgress(TryAgain):

@@ -64,6 +64,8 @@ class Source:
     """What the version was registered with: a path, or a loader's own notation such as `"module:function"`."""
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     """The loader's own settings, from `VersionSpec.options`."""
+    allow_code: bool = False
+    """True where the version was registered with `allow_code=True`; options may come from a file, this never does."""
 
     def file(self) -> Path:
         """Return `location` as the path of an existing file.

@@ -17,7 +17,10 @@ from tests.house.tree import ROOT
 GOLDEN = ROOT / "tests" / "golden" / "public_names.txt"
 UPDATE = "python -m tests.house.public_names"
 
-PUBLIC_MODULES = ("changeover", "changeover.errors", "changeover.plugin", "changeover_sim")
+FACES = ("changeover.aio", "changeover.threads")
+"""The same engine from other worlds: modules with the names of `changeover`, on purpose."""
+
+PUBLIC_MODULES = ("changeover", "changeover.errors", "changeover.plugin", "changeover_sim", *FACES)
 """The modules that other people import from."""
 
 

@@ -1,7 +1,8 @@
 """Reads the README's code blocks: what must run, what a command prints, and what nobody would check.
 
 `python` blocks are programs, `sh` and `console` blocks are commands, a `text` block straight after commands is what
-the last of them prints, any other `text` block is a figure. Owns no state; runs nothing.
+the last of them prints, any other `text` block is a figure; test_diagrams sees to `mermaid`. Owns no state; runs
+nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FRONT_DOOR = (
 )
 """The two commands that a newcomer types; `.ci/run` types them as they stand in the README."""
 
-LANGUAGES = frozenset({"python", "sh", "console", "text"})
+LANGUAGES = frozenset({"python", "sh", "console", "text", "mermaid"})
 COMMANDS = frozenset({"sh", "console"})
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[^`\s]*)")

@@ -43,11 +43,11 @@ WORLD = frozenset({"asyncio", "http", "io", "multiprocessing", "os", "random", "
 }
 """What `core` must not import: it decides, and touches nothing."""
 WORLD_CALLS = frozenset({"open", "print", "input"})
-HEAVY = frozenset({"numpy", "onnx", "onnxruntime", "skl2onnx", "sklearn"})
+HEAVY = frozenset({"matplotlib", "numpy", "onnx", "onnxruntime", "pandas", "skl2onnx", "sklearn", "skops"})
 """What a program that only loads plain callables must not pay for."""
 PICKLES = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"})
 PLUGIN_DOORS = frozenset({"changeover", "changeover.errors", "changeover.plugin"})
-NURSERIES = frozenset(ENGINE + f"runtime/{name}.py" for name in ("engine", "supervisor", "actor"))
+NURSERIES = frozenset(ENGINE + f"runtime/{name}.py" for name in ("engine", "supervisor", "actor", "seat"))
 
 LEFT_UNDONE = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.$)}*-])/(?:work|root|opt|home|Users)/")
@@ -193,12 +193,12 @@ def nursery_parameters_named(file: File) -> Iterator[str]:
 
 
 def nurseries_in_three_places(file: File) -> Iterator[str]:
-    """Long-lived nurseries: one in the engine, one in each supervisor, one in each actor; nowhere else."""
+    """Long-lived nurseries: one in the engine, one in each supervisor, actor and seat; nowhere else."""
     if not file.path.startswith(ENGINE) or file.path in NURSERIES:
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).endswith("open_nursery"):
-            yield f"line {node.lineno}: a nursery is opened outside engine, supervisor and actor"
+            yield f"line {node.lineno}: a nursery is opened outside engine, supervisor, actor and seat"
 
 
 # --- size and shape -------------------------------------------------------------------------------------------------

@@ -13,23 +13,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from changeover import open_engine
+from changeover import Shift, open_engine
 from changeover.cli import main
 from changeover.errors import LoadFailed
 from changeover.plugin import Signature, Source
-from changeover_plugins.demo import command, repository, screen
-from changeover_plugins.demo.acts import ACTS, Act, ActFailed, Stage, expect
-from changeover_plugins.demo.clients import Traffic
+from changeover_plugins.demo import acts, command, repository, screen, trials
+from changeover_plugins.demo.acts import ACTS
+from changeover_plugins.demo.clients import Traffic, percentile
 from changeover_plugins.demo.digits import MODEL, HeldOut
-from changeover_plugins.demo.report import ActRow, AtEnd, Report, VersionRow, WindowRow, collect, percentile
-from changeover_plugins.demo.repository import KINDS, LINEAR, NETWORK, Repository
+from changeover_plugins.demo.report import ActRow, AtEnd, Report, VersionRow, WindowRow, collect
+from changeover_plugins.demo.repository import KINDS, LINEAR, NETWORK, RAISE_TIMES, Repository
+from changeover_plugins.demo.stage import Act, ActFailed, Stage, expect, swap
 from changeover_plugins.demo.tables import Table, tables
 from changeover_plugins.demo.witness import Ledger, WitnessLoader, WitnessModel
 
@@ -61,27 +64,27 @@ def shown() -> dict[str, Any]:
 
 
 def test_nothing_is_lost_leaked_or_used_too_late(shown: dict[str, Any]) -> None:
-    """32 clients go through all five acts: none loses a request, no reference stays, no closed model answers."""
+    """32 clients go through all acts: none loses a request, no reference stays, no closed model answers."""
     assert (shown["ok"], shown["faults"], shown["clients"]) == (True, [], 32)
     assert (shown["lost"], shown["held"], shown["used_after_close"]) == (0, 0, 0)
     assert shown["sent"] == shown["answered"] > 1000
 
 
 def test_every_act_is_played_and_holds(shown: dict[str, Any]) -> None:
-    """All five acts are played in order, and every expectation of theirs holds."""
+    """All eight acts are played in order, and every expectation of theirs holds."""
     assert [(act["number"], act["title"], act["ok"]) for act in shown["acts"]] == [
         (number, act.title, True) for number, act in enumerate(ACTS, 1)
     ]
 
 
 def test_each_version_did_what_it_is_there_for(shown: dict[str, Any]) -> None:
-    """1, 2 and 5 answered; 3 was never loaded; 4 came back from its hang and was closed unused; so were all others."""
+    """1, 2, 5 and 7 answered, 6 only raised; 3 was never loaded, 4 came back from its hang; all loads were closed."""
     rows = {row["version"]: row for row in shown["versions"]}
     assert {version: row["answered"] > 0 for version, row in rows.items()} == {
-        "1": True, "2": True, "3": False, "4": False, "5": True
+        "1": True, "2": True, "3": False, "4": False, "5": True, "6": False, "7": True
     }  # fmt: skip
     counts = {version: (row["loaded"], row["closed"]) for version, row in rows.items()}
-    assert counts == {"1": (2, 2), "2": (2, 2), "3": (0, 0), "4": (1, 1), "5": (1, 1)}
+    assert counts == {"1": (2, 2), "2": (3, 3), "3": (0, 0), "4": (1, 1), "5": (2, 2), "6": (1, 1), "7": (1, 1)}
 
 
 def test_the_new_version_answers_better(shown: dict[str, Any]) -> None:
@@ -91,26 +94,37 @@ def test_the_new_version_answers_better(shown: dict[str, Any]) -> None:
     assert accuracy["3"] is accuracy["4"] is None
 
 
+def test_every_error_of_a_bad_update_was_kept_from_the_clients(shown: dict[str, Any]) -> None:
+    """Each request on which version 6 raised was answered by version 2; engine and clients count alike."""
+    rows = {row["version"]: row for row in shown["versions"]}
+    assert 0 < rows["6"]["raised"] <= RAISE_TIMES
+    assert rows["6"]["raised"] == rows["2"]["stood_in"] == shown["fell_back"] == shown["fallbacks"]
+    assert shown["reasons"] == {}
+
+
 def test_references_are_those_of_the_requests(shown: dict[str, Any]) -> None:
-    """The engine took and gave back exactly one reference for each request that clients sent."""
-    assert sum(row["acquired"] for row in shown["versions"]) == shown["sent"]
-    assert all(row["acquired"] == row["released"] == row["sent"] for row in shown["versions"])
+    """The engine took and gave back one reference for each request, and others only while a version was on trial."""
+    rows = {row["version"]: row for row in shown["versions"]}
+    assert all(row["acquired"] == row["released"] >= row["sent"] for row in rows.values())
+    assert rows["5"]["acquired"] == rows["5"]["sent"]
+    assert rows["6"]["acquired"] >= rows["6"]["raised"]
 
 
 def test_latencies_are_given_at_rest_and_for_each_act(shown: dict[str, Any]) -> None:
     """Each act lies between two windows at rest, and each window has its p50 and p99."""
     windows = shown["windows"]
-    assert [window["at_rest"] for window in windows] == [True, *[False, True] * 5]
+    assert [window["at_rest"] for window in windows] == [True, *[False, True] * len(ACTS)]
     assert all(0 < window["p50_ms"] <= window["p99_ms"] <= window["max_ms"] for window in windows)
-    assert [window["order_s"] is None for window in windows] == [True, *[False, True] * 5]
+    assert [window["order_s"] is None for window in windows] == [True, *[False, True] * len(ACTS)]
 
 
 @pytest.mark.slow
-def test_whole_demo_in_a_file() -> None:
-    """As a newcomer runs it, into a file: exit status 0 within a minute, three tables and a verdict in plain lines."""
-    done = subprocess.run(DEMO, check=False, capture_output=True, text=True, timeout=60)
+def test_whole_demo_in_a_file(tmp_path: Path) -> None:
+    """As a newcomer runs it, into a file: 0 within a minute, three tables, a verdict and the picture's two files."""
+    done = subprocess.run(DEMO, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"changeover-demo.png", "changeover-demo.svg"}
     assert done.stdout.count("   ok: ") == len(ACTS)
     for said in ("Requests of 32 clients", "References", "Latency", "Nothing was lost"):
         assert said in done.stdout
@@ -119,7 +133,7 @@ def test_whole_demo_in_a_file() -> None:
 @pytest.mark.slow
 def test_demo_in_a_terminal() -> None:
     """In a terminal the counts are redrawn in place, the cursor is given back, and the verdict is the same."""
-    code, text = in_terminal([*DEMO, "--seconds", "0.05"])
+    code, text = in_terminal([*DEMO, "--seconds", "0.05", "--no-picture"])
     assert code == 0, text
     assert "answered" in text
     assert "Nothing was lost" in text
@@ -128,17 +142,18 @@ def test_demo_in_a_terminal() -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
-    """Ctrl-C under full traffic: one line on stderr, exit status 130, no traceback, no folder left behind."""
+    """Ctrl-C under full traffic: one line on stderr, exit status 130, no traceback, no folder or file left behind."""
     demo = subprocess.Popen(
-        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
     assert demo.stdout is not None
     while not demo.stdout.readline().startswith("1. "):
         assert demo.poll() is None
     demo.send_signal(signal.SIGINT)
     _, errors = demo.communicate(timeout=LIMIT_S)
     assert (demo.returncode, errors) == (130, "changeover: interrupted\n")
-    assert list(tmp_path.glob("changeover*")) == []
+    assert [path for path in tmp_path.iterdir() if "changeover" in path.name] == []
 
 
 def in_terminal(typed: list[str]) -> tuple[int, str]:
@@ -159,7 +174,8 @@ def in_terminal(typed: list[str]) -> tuple[int, str]:
 
 # --- the verdict ----------------------------------------------------------------------------------------------------
 
-VERSION = VersionRow("1", "linear", answered=10, right=9, lost=0, acquired=10, released=10, held=0, over_released=0,
+VERSION = VersionRow("1", "linear", answered=10, right=9, lost=0, stood_in=0, raised=0, acquired=10,
+                     released=10, held=0, over_released=0,
                      loaded=1, closed=1, used_after_close=0)  # fmt: skip
 WINDOW = WindowRow("at rest", True, 10, 1.0, 0.5, 1.0, 1.5, None, None)
 GOOD = Report(clients=2, sent=10, answered=10, reasons={}, acts=(ActRow(1, "an act", True, "fine"),),
@@ -175,6 +191,7 @@ FAULTY: dict[str, tuple[Report, str]] = {
     "lost": (attrs.evolve(GOOD, sent=11, reasons={"NotReady: no": 1}), "1 of 11 requests were lost: NotReady: no"),
     "lost without an error": (attrs.evolve(GOOD, sent=11), "lost: no answer within"),
     "nothing answered": (attrs.evolve(GOOD, sent=0, answered=0), "no request was answered"),
+    "answered by whom": (attrs.evolve(GOOD, fell_back=2, fallbacks=1), "came from a fallback, and the engine counts 1"),
     "leaked": (attrs.evolve(with_version(held=1, released=9), balanced=False), "1 are still held"),
     "given back twice": (with_version(over_released=1), "given back twice"),
     "used after close": (with_version(used_after_close=1), "version 1 was used 1 times after its close()"),
@@ -195,7 +212,7 @@ def run_with(report: Report, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(command, "perform", performed)
     monkeypatch.setattr(command.gc, "freeze", lambda: None)
     monkeypatch.setattr(Repository, "fill", lambda self: HeldOut(None, ()))
-    return main(["demo"])
+    return main(["demo", "--no-picture"])
 
 
 def test_good_run_exits_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,8 +280,8 @@ def test_plain_table_is_aligned() -> None:
 def test_tables_add_up() -> None:
     """Each table of counts ends with the sums over all versions."""
     requests, references, _ = tables(attrs.evolve(GOOD, versions=(VERSION, attrs.evolve(VERSION, version="2"))))
-    assert requests.rows[-1] == ("all", "", "10", "10", "0", "180.0%")
-    assert references.rows[-1] == ("all", "20", "20", "0", "2", "2", "0")
+    assert requests.rows[-1] == ("all", "", "10", "10", "0", "0", "180.0%")
+    assert references.rows[-1] == ("all", "20", "20", "0", "2", "2", "0", "0")
 
 
 # --- the witness ----------------------------------------------------------------------------------------------------
@@ -345,14 +362,35 @@ def test_hang_ends_when_it_is_let_go(digits_repository: tuple[Path, HeldOut], le
     assert (ledger.hanging["1"], ledger.loaded["1"]) == (0, 1)
 
 
+def test_told_to_raise_it_raises_so_many_times(ledger: Ledger) -> None:
+    """Behind its warm-up it raises on so many requests and then answers; until then every batch fails whole."""
+    model = WitnessModel(Echo(), "1", ledger, raise_after=1, raise_times=2)
+    answered = [fares(model, rows) for rows in ([0], [1], [2, 3], [2], [3], [4, 5])]
+    assert answered == [True, False, False, False, True, True]
+    assert ledger.raised["1"] == 2
+
+
+def fares(model: WitnessModel, rows: list[int]) -> bool:
+    """Tell whether the model answers a batch."""
+    try:
+        model.predict({"x": rows})
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
-    [({"hang_s": "long"}, TypeError, "must be a number"), ({"hang_z": 1}, ValueError, "unknown option 'hang_z'")],
+    [
+        ({"hang_s": "long"}, TypeError, "must be a number"),
+        ({"raise_times": "no"}, TypeError, "must be a number"),
+        ({"hang_z": 1}, ValueError, "unknown option 'hang_z'"),
+    ],
 )
 def test_options_are_checked(
     digits_repository: tuple[Path, HeldOut], options: dict[str, Any], error: type[Exception], said: str
 ) -> None:
-    """The witness takes `hang_s` and leaves every other option to the ONNX loader, which refuses what it lacks."""
+    """The witness takes its own options and leaves the others to the ONNX loader, which refuses what it lacks."""
     path = digits_repository[0] / MODEL / "1" / "model.onnx"
     with pytest.raises(error, match=said):
         WitnessLoader().load(Source(MODEL, "1", str(path), options))
@@ -376,8 +414,8 @@ def play(
     mine = Repository(tmp_path / "repository")
 
     def perform(*plays: Callable[[Stage], Awaitable[str]]) -> Awaitable[Report]:
-        acts = [Act("planted", "planted", play) for play in plays]
-        return command.perform(SHORT, mine, mine.fill(), screen.Silent(), acts)
+        planted = [Act("planted", "planted", play) for play in plays]
+        return command.perform(SHORT, mine, mine.fill(), screen.Silent(), planted)
 
     return perform
 
@@ -433,6 +471,37 @@ async def test_error_of_the_engine_fails_the_act(play: Play) -> None:
     report = await play(asks_for_nonsense)
     assert "active already" in report.acts[0].said
     assert len(report.faults()) == 1
+
+
+async def test_bad_update_without_fallback_is_found(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the old version does not answer for the new one, clients see its errors, and the act says so."""
+    monkeypatch.setattr(trials, "Shift", SimpleNamespace(canary=partial(Shift.canary, fallback=False)))
+    report = await play(acts.changeover, trials.bad_update)
+    assert report.acts[1].said.startswith("expected: no client sees an error; instead: ")
+    assert report.lost > 0
+    assert any("requests were lost: PredictFailed" in fault for fault in report.faults())
+
+
+async def test_bad_update_without_guard_is_found(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody takes it back, the bad version stays, and the act says so."""
+    unwatched = partial(Shift.canary, confirm_s=0.0, guard=None)
+    monkeypatch.setattr(trials, "Shift", SimpleNamespace(canary=unwatched))
+    monkeypatch.setattr(trials, "HOLD_S", 0.01)
+    report = await play(acts.changeover, trials.bad_update)
+    assert report.acts[1].said == "expected: the update to 6 is rolled back; instead: it is completed"
+
+
+async def test_order_that_waits_its_turn_overtakes_nothing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the newer order is refused because the older one runs, the act says so."""
+
+    async def refused(*given: Any, on_busy: str) -> Any:
+        return await swap(*given)
+
+    monkeypatch.setattr(trials, "HOLD_S", 0.01)
+    monkeypatch.setattr(trials, "swap", refused)
+    report = await play(acts.changeover, trials.overtaken)
+    assert not report.acts[1].ok
+    assert report.lost == 0
 
 
 async def test_act_out_of_time_has_failed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,4 +590,4 @@ def test_expectation_that_holds_says_nothing() -> None:
 
 def test_every_version_has_a_name() -> None:
     """The versions that the acts speak of are those of the tables."""
-    assert list(KINDS) == ["1", "2", "3", "4", "5"]
+    assert list(KINDS) == ["1", "2", "3", "4", "5", "6", "7"]

@@ -36,7 +36,7 @@ def check(record: Record) -> None:
     """Check every swap of a run, and that no model's slot is still taken."""
     assert record.witness.wrongs == []
     assert [wrong for wrong in map(unfinished, record.swaps) if wrong] == []
-    assert record.engine._saga_world.slots == {}
+    assert record.engine._slots.everybody() == ()
     assert record.statistics is not None
     assert record.statistics.swaps_open == 0
 

@@ -59,7 +59,7 @@ def use_journal(rig: Rig, refuses: Names | None = None, slow_for: Names | None =
     """Give a rig's engine a journal of this kind, before its first swap."""
     never: Names = lambda _record: False  # noqa: E731 - as short as it is
     journal = FlakyJournal(refuses or never, slow_for or never)
-    rig.engine._saga_world = attrs.evolve(rig.engine._saga_world, journal=journal)
+    rig.engine._swap_world = attrs.evolve(rig.engine._swap_world, journal=journal)
     return journal
 
 

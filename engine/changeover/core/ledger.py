@@ -76,11 +76,11 @@ def fold(messages: Iterable[Message]) -> tuple[Balance, dict[RefId, str]]:
 class Account:
     """The references of one loaded model; every method may be called from any thread.
 
-    All its mutable state: `held` (what is held), `open` (the gate), two counters that only grow, `_over` and
-    `_watchers` (called once each, by whoever made the balance zero).
+    All its mutable state: `held` (what is held), `open` (the gate), two counters that only grow, `_over`,
+    `_watchers` (called once each, by whoever made the balance zero), `_revokers` (how to end a hold) and `_revoked`.
     """
 
-    __slots__ = ("_acquires", "_over", "_releases", "_watchers", "held", "open", "owner")
+    __slots__ = ("_acquires", "_over", "_releases", "_revoked", "_revokers", "_watchers", "held", "open", "owner")
 
     def __init__(self, owner: Any = None, *, is_open: bool = True) -> None:
         """Make an empty account for `owner`, the thing that its references keep alive."""
@@ -92,6 +92,8 @@ class Account:
         self._releases = itertools.count()
         self._over = itertools.count()
         self._watchers: list[Callable[[], None]] = []
+        self._revokers: dict[RefId, Callable[[], None]] = {}
+        self._revoked = False
 
     def acquire(self, use: Use) -> RefId | None:
         """Write `use` in and return its reference; None, with nothing left behind, where the gate is shut.
@@ -134,8 +136,30 @@ class Account:
         self.open = False
 
     def reopen(self) -> None:
-        """Let references be taken again."""
+        """Let references be taken again, and keep them."""
+        self._revoked = False
         self.open = True
+
+    def revocable(self, ref: RefId, revoke: Callable[[], None]) -> None:
+        """Have `revoke` called, on any thread and perhaps twice, when whoever holds `ref` is asked to let go."""
+        self._revokers[ref] = revoke  # announce, then look: in the other order a revocation could pass in between
+        if self._revoked:
+            revoke()
+
+    def irrevocable(self, ref: RefId) -> None:
+        """Forget how to revoke a reference, which is being given back."""
+        self._revokers.pop(ref, None)
+
+    def revoke(self) -> None:
+        """Ask every holder that can be asked to let go, also those that become so while the gate stays shut."""
+        self._revoked = True
+        for revoke in self._revokers.copy().values():
+            revoke()
+
+    def orphan(self) -> None:
+        """Forget who waits: this is the copy of an account in a forked process, whose loops and threads are gone."""
+        self._watchers.clear()
+        self._revokers.clear()
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher` once when nothing is held: now, or from the thread that releases the last reference.
@@ -218,6 +242,11 @@ class RecordingAccount(Account):
         with self._lock:
             self.log.append(Release(-1 if ref is None else ref))
             super().release(ref)
+
+    def orphan(self) -> None:
+        """Do as `Account.orphan`, and let go of a lock whose owner may have stayed in the other process."""
+        self._lock = threading.RLock()
+        super().orphan()
 
     def _drop(self, ref: RefId) -> None:
         self.log.append(Acquire(ref, self.held[ref][0]))  # nobody releases it meanwhile: the lock is held

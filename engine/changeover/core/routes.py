@@ -5,7 +5,8 @@ Pure. `runtime/router.py` holds the current snapshot. One event may flip several
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from types import MappingProxyType
 
 import attrs
@@ -21,10 +22,26 @@ class Share:
 
 
 @attrs.frozen
+class Trial:
+    """A version on trial; the one before it stands by until the swap's pivot."""
+
+    new: str
+    old: str
+    salt: str = ""
+    """Mixed into every key, so that each trial meets other keys first; empty: keys mean nothing."""
+    fallback: bool = True
+    """Whether the old version is pinned beside the new one, to answer where that raises."""
+    copied: float = 0.0
+    """The share of the requests of which the new version gets a copy that is compared and dropped; 0 to 1."""
+
+
+@attrs.frozen
 class Route:
     """One model's traffic; never empty."""
 
     shares: tuple[Share, ...]
+    """The version on trial comes first, so that a key which it has got stays with it while its share grows."""
+    trial: Trial | None = None
 
     def choose(self, point: float) -> str:
         """Return the version for a point drawn evenly from [0, 1)."""
@@ -34,9 +51,21 @@ class Route:
             point -= share.weight
         return self.shares[-1].version
 
+    def point(self, key: str | None, draw: Callable[[], float]) -> float:
+        """Return where in [0, 1) a request lies: always the same place for a key, a drawn one without."""
+        if key is None or self.trial is None or not self.trial.salt:
+            return draw()
+        return sticky_point(self.trial.salt, key)
+
     def share_of(self, version: str) -> float:
         """Return the weight of `version`, 0.0 where it has none."""
         return sum(s.weight for s in self.shares if s.version == version)
+
+
+def sticky_point(salt: str, key: str) -> float:
+    """Return the place of a key in [0, 1), as even as a hash is, and the same in every process."""
+    digest = blake2b(f"{salt}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2.0**53  # 53 bits are what a float holds: it never rounds up to 1
 
 
 @attrs.frozen
@@ -73,7 +102,23 @@ class Shifted:
     to: Mapping[str, str]
 
 
-RouteEvent = VersionReady | VersionGone | Shifted
+@attrs.frozen
+class Tried:
+    """A saga gives the version on trial a share of its model's traffic, 0 to 1."""
+
+    model: str
+    share: float
+    trial: Trial
+
+
+@attrs.frozen
+class TrialEnded:
+    """A trial is over; the shares stay as they are."""
+
+    model: str
+
+
+RouteEvent = VersionReady | VersionGone | Shifted | Tried | TrialEnded
 
 
 def decide(snapshot: Snapshot, event: RouteEvent) -> Snapshot:
@@ -97,19 +142,36 @@ def _changes(routes: Mapping[str, Route], event: RouteEvent) -> dict[str, Route 
             return {} if model in routes else {model: Route((Share(version, 1.0),))}
         case Shifted(to):
             return {model: Route((Share(version, 1.0),)) for model, version in to.items()}
+        case Tried(model, share, trial):
+            both = (Share(trial.new, share), Share(trial.old, 1.0 - share))
+            return {model: Route(tuple(part for part in both if part.weight > 0), trial)}
+        case TrialEnded(model):
+            return {model: Route(routes[model].shares)} if model in routes else {}
         case VersionGone(model, version, fallback):
-            rest = _without(routes.get(model), version)
-            if rest is None and fallback is not None and model in routes:
-                rest = Route((Share(fallback, 1.0),))
-            return {model: rest}
+            return {model: _without(routes.get(model), version, fallback)}
 
 
-def _without(route: Route | None, version: str) -> Route | None:
-    """Return the route with the version's share spread over the others, in proportion."""
+def _without(route: Route | None, version: str, fallback: str | None) -> Route | None:
+    """Return the route with the version's share spread over the others, in proportion; its trial is over."""
     if route is None:
         return None
+    on_trial = route.trial is not None and version in (route.trial.new, route.trial.old)
+    trial = None if on_trial else route.trial
     rest = [s for s in route.shares if s.version != version]
-    if len(rest) == len(route.shares):
-        return route
+    if not rest:
+        return Route((Share(fallback, 1.0),)) if fallback is not None else None
     total = sum(s.weight for s in rest)
-    return Route(tuple(Share(s.version, s.weight / total) for s in rest)) if rest else None
+    shares = rest if len(rest) == len(route.shares) else [Share(s.version, s.weight / total) for s in rest]
+    return Route(tuple(shares), trial)
+
+
+def touched(event: RouteEvent) -> tuple[str, ...]:
+    """Return the models that an event speaks of."""
+    return tuple(event.to) if isinstance(event, Shifted) else (event.model,)
+
+
+def counterpart(route: Route | None, version: str) -> str | None:
+    """Return the other version of the trial that `version` takes part in, or None."""
+    if route is None or route.trial is None:
+        return None
+    return {route.trial.new: route.trial.old, route.trial.old: route.trial.new}.get(version)

@@ -166,6 +166,51 @@ class StepRecord:
 
 
 @attrs.frozen
+class Sample:
+    """One version's side of a comparison: the requests that ended in the guard's window."""
+
+    requests: int
+    """How many ended."""
+    errors: int
+    """How many of them failed."""
+    latency_s: float | None
+    """The guard's quantile of the latency of those that were answered, in seconds; None where none was."""
+
+    @property
+    def error_rate(self) -> float:
+        """The share that failed, 0 to 1; 0 of nothing."""
+        return self.errors / self.requests if self.requests else 0.0
+
+
+@attrs.frozen
+class Verdict:
+    """What a guard found, with its evidence."""
+
+    reason: str
+    """One clause: what is worse, by how much, and what is allowed."""
+    new: Sample
+    """The version on trial."""
+    old: Sample
+    """The version before it."""
+
+
+@attrs.frozen
+class ShadowReport:
+    """What became of the copies that a shadowed version was sent."""
+
+    copied: int
+    """How many requests were copied to it."""
+    agreed: int
+    """How many of its answers were the old version's, floats within a thousandth."""
+    differed: int
+    """How many were not."""
+    failed: int
+    """How many copies it raised on."""
+    skipped: int
+    """How many were not sent, because too many were on their way or it was going."""
+
+
+@attrs.frozen
 class SwapOperation:
     """One swap as it stands, or as it ended."""
 
@@ -190,6 +235,16 @@ class SwapOperation:
     """True once the old version's `close()` has returned."""
     rollback_of: str | None = None
     """The id of the swap that this one takes back."""
+    superseded_by: str | None = None
+    """The id of the newer swap that took its place."""
+    paused: bool = False
+    """True while its ramp stands still."""
+    guard: Verdict | None = None
+    """Why its guard rolled it back; None where it did not."""
+    fallbacks: int = 0
+    """How many requests the old version answered because the new one failed on them."""
+    shadow: ShadowReport | None = None
+    """What became of the copies; None for a swap without a shadow."""
 
 
 @attrs.frozen
@@ -223,6 +278,10 @@ EVENT_KINDS = frozenset(
         "close_failed",
         "version_restarting",
         "traffic_shifted",
+        "guard_tripped",
+        "swap_paused",
+        "swap_resumed",
+        "swap_promoted",
         "swap_state",
         "swap_step",
     }

@@ -149,24 +149,13 @@ class Drain:
 
     deadline_s: float = attrs.field(default=30.0, validator=is_seconds())
     """How long to wait for the last holder before `then` decides, in seconds."""
-    then: Literal["quarantine", "wait"] = attrs.field(
-        default="quarantine",
-        validator=is_one_of("quarantine", "wait", later='"cancel" and "rollback" are planned and not built yet'),
+    then: Literal["quarantine", "cancel", "rollback", "wait"] = attrs.field(
+        default="quarantine", validator=is_one_of("quarantine", "cancel", "rollback", "wait")
     )
-    """`quarantine`: keep it loaded without traffic until the last holder leaves; `wait`: no bound at all."""
-
-
-@attrs.frozen
-class Shift:
-    """How traffic moves to the new version."""
-
-    kind: str = attrs.field(default="at_once", validator=is_one_of("at_once"))
-    """`at_once`: one step, all of it."""
-
-    @classmethod
-    def at_once(cls) -> Shift:
-        """Return the plan that moves all traffic in one step."""
-        return cls()
+    """`quarantine`: keep it loaded without traffic until the last holder leaves; `cancel`: end the blocks of its async
+    leases with `LeaseRevoked`, then quarantine; `rollback`: give it back its traffic; `wait`: no bound at all."""
+    grace_s: float = attrs.field(default=5.0, validator=is_seconds())
+    """How long `cancel` waits for those whose blocks it ended, in seconds."""
 
 
 @attrs.frozen
@@ -175,5 +164,7 @@ class Timeouts:
 
     load_s: float | None = attrs.field(default=None, validator=optional(is_seconds(zero=False)))
     """Load and warm-up together, in seconds; None: the spec's `load_timeout_s`."""
+    shift_s: float | None = attrs.field(default=None, validator=optional(is_seconds(zero=False)))
+    """Moving the traffic, with every stage, pause and confirmation, in seconds; None: as long as its plan takes."""
     unload_s: float = attrs.field(default=30.0, validator=is_seconds(zero=False))
     """Closing the old model after it was drained, in seconds."""

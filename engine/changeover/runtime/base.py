@@ -7,6 +7,7 @@ Owns the registry, router, host, versions and sagas of one engine; the tasks are
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -29,14 +30,17 @@ from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.host import Host
+from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker
 from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
-from changeover.runtime.saga import Saga, SagaWorld
+from changeover.runtime.saga import Saga
+from changeover.runtime.slots import Slots
 from changeover.runtime.supervisor import Supervisor
+from changeover.runtime.swap import SwapWorld
 from changeover.runtime.version import Version
 from changeover.runtime.world import World
 
@@ -76,12 +80,16 @@ class EngineBase:
         self._world = World(
             ports, self._host, self._bus, self._version_supervisor, self._router.opened, self._router.shut
         )
-        self._saga_world = SagaWorld(ports, self._bus, self._router, journal, self._version)
+        self._slots: Slots[Saga] = Slots()
+        self._swap_world = SwapWorld(
+            ports, self._bus, self._host, self._router, journal, self._version, self._slots
+        )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
         where = caller if settings.debug_references else _nowhere
         self._where = where
         self._references = ReferenceTracker(self._router, self._host, ports, where)
         self._lease_kind = DebugLease if settings.debug_references else Lease
+        self._inference = partial(Inference, InferenceWorld(self._router, self._host, ports.clock.now, where))
         self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready)
 
     async def _until_ready(self, model: str, version: str | None) -> None:
@@ -127,18 +135,20 @@ class EngineBase:
         model: str,
         *,
         version: str | None = None,
+        key: str | None = None,
         request_id: str | None = None,
         wait_s: float | None = None,
     ) -> Lease:
         """Return a lease to enter with `with` (never waits; any thread) or `async with` (waits for a running load).
 
-        It holds the active version, or the one named; `request_id` names it in audits, and may be held only once.
+        It holds the active version, or the one named; the same `key` finds the same version while one is on trial.
+        `request_id` names it in audits, and may be held only once.
         """
         if wait_s is not None:
             seconds("wait_s", wait_s)
         if request_id is not None:
             text("request_id", request_id)
-        return self._lease_kind(self._lease_world, model, version, request_id, wait_s)
+        return self._lease_kind(self._lease_world, model, version, request_id, wait_s, key)
 
     @property
     def references(self) -> ReferenceTracker:

@@ -14,7 +14,8 @@ import trio
 
 from changeover.core.checks import count, seconds
 from changeover.core.values import Drain, SwapState
-from changeover.errors import ChangeoverError, EngineClosed, EngineFailed
+from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, WrongLoop
+from changeover.runtime import fork
 from changeover.runtime.base import Settings
 from changeover.runtime.calls import Engine
 from changeover.runtime.events import logger
@@ -29,6 +30,8 @@ class _Running(Engine):
 
     failure: Exception | None = None
     """What crashed it."""
+    is_orphan = False
+    """True in a forked process: its threads and its loop stayed behind."""
 
     async def start_in(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
         """Start the supervisors, then register what the repository holds; a crash of theirs cancels `body`."""
@@ -58,6 +61,9 @@ class _Running(Engine):
 
     async def stop(self) -> None:
         """Refuse new work, undo swaps before their pivot, let what runs end, close every model that nobody holds."""
+        if self.is_orphan:
+            self._leave_child()
+            return
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
         with trio.move_on_after(self._settings.close_timeout_s):
@@ -66,6 +72,9 @@ class _Running(Engine):
         for version in self._versions.values():
             if version.loaded is not None:
                 version.post(DrainOrder(Drain(0)))  # whoever still waits for holders waits no longer
+        for saga in self._slots.everybody():
+            if not saga.has_begun:
+                saga.over()
         for saga in self._sagas.values():
             saga.expose()
         await self._saga_supervisor.stop()
@@ -73,11 +82,13 @@ class _Running(Engine):
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
         self._host.replies.give_up()
+        for home in self._host.homes:
+            home.give_up_soon()
         self._bus.close()
 
     async def _wind_down(self) -> None:
         """Turn round the swaps that can be, then empty every version; sagas past their pivot end with their drains."""
-        turned = list(self._saga_world.slots.values())
+        turned = self._slots.everybody()
         for saga in turned:
             saga.turn(SwapState.CANCELLED)
         for saga in turned:
@@ -91,8 +102,26 @@ class _Running(Engine):
         for saga in list(self._sagas.values()):
             await saga.ended.over()
 
+    def orphan(self) -> None:
+        """Refuse everything, in a forked process: what the engine stands on has stayed in the other one."""
+        self.is_orphan = True
+        text = "this engine was opened before this process was forked; open one in the child"
+        self._router.refuse(EngineClosed(text))
+        for version in self._versions.values():
+            version.loaded = None  # it is the parent's, who closes it
+        self._host.orphan()
+
+    def _leave_child(self) -> None:
+        """Let the tasks end where they are; nobody is left to answer them."""
+        for saga in self._sagas.values():
+            saga.expose()
+        for supervisor in (self._saga_supervisor, self._version_supervisor):
+            supervisor.drop()
+
     def settle_accounts(self, *, strict: bool) -> None:
         """Log what is still held; raises `ReferenceLeakError` where that is not allowed."""
+        if self.is_orphan:
+            return  # what is held is the parent's
         audit = self.audit()
         for key, holders in audit.holders.items():
             for holder in holders:
@@ -125,7 +154,8 @@ async def open_engine(
         close_timeout_s=seconds("close_timeout_s", close_timeout_s),
         stuck_loads_max=count("stuck_loads_max", stuck_loads_max),
     )
-    engine = _Running(settings, ports or Ports.system(), MemoryJournal())
+    engine = _Running(settings, ports or _system_ports(), MemoryJournal())
+    fork.tell(engine)
     error: BaseException | None = None
     with trio.CancelScope() as whole:
         async with trio.open_nursery() as nursery:
@@ -142,6 +172,17 @@ async def open_engine(
     engine.settle_accounts(strict=strict_references and error is None)
     if error is not None:
         raise error
+
+
+def _system_ports() -> Ports:
+    """Return the real world; raises `WrongLoop` outside of Trio."""
+    try:
+        return Ports.system()
+    except RuntimeError:
+        raise WrongLoop(
+            "changeover.open_engine works inside a Trio run; from asyncio use changeover.aio.open_engine, from plain "
+            "threads changeover.threads.open_engine"
+        ) from None
 
 
 def _both(failed: EngineFailed, error: Exception | None) -> ChangeoverError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import trio
 
@@ -18,6 +18,18 @@ from changeover.core.values import VersionKey
 from changeover.runtime.ports import Clock
 
 logger = logging.getLogger("changeover")
+
+
+class Reader(Protocol):
+    """Who is told; on the loop."""
+
+    def put(self, event: Event) -> None:
+        """Take an event; quick, and never raises."""
+        ...
+
+    def wake(self) -> None:
+        """Look again: the bus is closed."""
+        ...
 
 
 class Events:
@@ -77,7 +89,7 @@ class Bus:
     def __init__(self, clock: Clock) -> None:
         """Stamp events by `clock`."""
         self._clock = clock
-        self.readers: list[Events] = []
+        self.readers: list[Reader] = []
         self.closed = False
 
     def emit(
@@ -90,11 +102,11 @@ class Bus:
             self._clock.wall(), kind, key.model if key else model, key.version if key else None, swap_id, detail
         )
         logger.debug("%s %s %s", kind, key or model or "", detail)
-        for reader in self.readers:
+        for reader in tuple(self.readers):  # those in other threads come and go meanwhile
             reader.put(event)
 
     def close(self) -> None:
         """Let every reader come to its end."""
         self.closed = True
-        for reader in self.readers:
+        for reader in tuple(self.readers):  # those in other threads come and go meanwhile
             reader.wake()

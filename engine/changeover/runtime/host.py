@@ -23,8 +23,9 @@ from changeover.plugin import Loader
 from changeover.runtime import loaders
 from changeover.runtime.events import Bus
 from changeover.runtime.loaded import LoadedModel, MemoryMethod
+from changeover.runtime.mailbox import Promise
 from changeover.runtime.ports import Ports
-from changeover.runtime.worker import Replies, Request, handle
+from changeover.runtime.worker import Replies, Request, fail, handle, send
 
 Ended = Callable[[BaseException | None], None]
 """Told, on the loop, that something in a thread is over, and with which error."""
@@ -59,7 +60,9 @@ class Host:
         self.past: dict[VersionKey, Balance] = {}
         self._living: dict[int, LoadedModel] = {}
         self._buried = trio.lowlevel.ParkingLot()
-        self.replies = Replies(ports.wake)
+        self.replies = Replies(ports.wake, trio.lowlevel.reschedule)
+        self.homes: list[Replies] = []
+        """The ways back to other loops than the engine's."""
         self._ports = ports
         self._store = store
         self._bus = bus
@@ -70,6 +73,12 @@ class Host:
     def living(self) -> tuple[LoadedModel, ...]:
         """Return every model that was loaded and is not closed, oldest first; any thread."""
         return tuple(self._living.copy().values())
+
+    def orphan(self) -> None:
+        """Forget every model, in a forked process: they belong to the other one, and so do those who wait for them."""
+        for loaded in self.living():
+            loaded.account.orphan()
+        self._living.clear()
 
     async def quiet(self) -> None:
         """Return once every model that nobody holds is closed."""
@@ -148,21 +157,28 @@ class Host:
     def serve(self, loaded: LoadedModel, number: int, ended: Ended) -> None:
         """Start a worker thread that takes batches from the model's lane until that is closed."""
         name = f"worker {loaded.key} {number}"
-        work = partial(handle, loaded, self.replies)
+        work = partial(handle, loaded)
         self._ports.offload.serve(name, loaded.lane, work, lambda _value, error: ended(error))
+
+    async def work(self, loaded: LoadedModel, number: int) -> None:
+        """Be responsible for one worker thread, which ends with its lane; raises what ended it before."""
+        ended: Promise[None] = Promise()
+        self.serve(loaded, number, lambda error: ended.fail(error) if error else ended.settle(None))
+        await ended.wait()
 
     def run_aside(self, loaded: LoadedModel, request: Request) -> bool:
         """Answer one request in a thread of its own; False where as many are answered so as may be queued."""
-        if loaded.aside >= loaded.spec.queue_limit:
+        loaded.aside.add(request)  # announced first: of two threads neither gets in above the bound
+        if len(loaded.aside) > loaded.spec.queue_limit:
+            loaded.aside.discard(request)
             return False
-        loaded.aside += 1
 
         def ended(_value: None, error: BaseException | None) -> None:
-            loaded.aside -= 1
+            loaded.aside.discard(request)
             if error is not None:  # no thread could be started for it
-                self.replies.fail(loaded, request, error)
+                fail(loaded, request, error)
 
-        work = partial(handle, loaded, self.replies, [request])
+        work = partial(handle, loaded, [request])
         self._ports.offload.start(f"predict {loaded.key}", work, ended)
         return True
 
@@ -176,7 +192,7 @@ class Host:
         for request in waiting:
             text = f"{loaded.key} went away before the request was started: {why}"
             request.error = VersionCrashed(text, model=loaded.key.model, version=loaded.key.version, ran="no")
-        self.replies.send(waiting)
+        send(waiting)
 
         def zero() -> None:
             if not self._ports.wake.soon(close):

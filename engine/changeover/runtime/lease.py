@@ -16,9 +16,11 @@ import attrs
 import trio
 
 from changeover.core.ledger import Account, RefId
-from changeover.errors import AlreadyHeld, NotReady, NotThreadSafe, ReferenceNotHeld
+from changeover.errors import AlreadyHeld, LeaseRevoked, NotReady, NotThreadSafe, ReferenceNotHeld
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Router
+from changeover.runtime.stay import OnTrio, Stay
+from changeover.runtime.stay import World as AsyncWorld
 
 
 @attrs.frozen
@@ -30,15 +32,23 @@ class LeaseWorld:
     """The engine's clock."""
     until_ready: Callable[[str, str | None], Awaitable[None]]
     """Waits while a version of the model is being loaded; raises `NotReady` where none is."""
+    blocks: AsyncWorld = attrs.field(factory=OnTrio)
+    """Where `async with` takes place."""
 
 
 class Lease:
     """`with engine.lease(...) as lease:` or `async with`; release may happen on another thread than acquisition."""
 
-    __slots__ = ("_account", "_model", "_ref", "_request_id", "_version", "_wait_s", "_world")
+    __slots__ = ("_account", "_key", "_model", "_ref", "_request_id", "_stay", "_version", "_wait_s", "_world")
 
     def __init__(
-        self, world: LeaseWorld, model: str, version: str | None, request_id: str | None, wait_s: float | None
+        self,
+        world: LeaseWorld,
+        model: str,
+        version: str | None,
+        request_id: str | None,
+        wait_s: float | None,
+        key: str | None = None,
     ) -> None:
         """Remember what to pin; nothing is held before the block is entered."""
         self._world = world
@@ -46,9 +56,11 @@ class Lease:
         self._version = version
         self._request_id = request_id
         self._wait_s = wait_s
+        self._key = key
         self._ref: RefId | None = None
-        # `_account` is set when the block is entered; one store less on a path that counts them.
+        # `_account` is set when the block is entered, `_stay` with `async with`; two stores less where they count.
         self._account: Account
+        self._stay: Stay
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C between the pin and its note would lose the reference
     def __enter__(self) -> Self:
@@ -67,7 +79,7 @@ class Lease:
                 if self._ref is not None:
                     self._account = account
                     return self
-        self._account, self._ref = world.router.pin(use, self._model, self._version)
+        self._account, self._ref = world.router.pin(use, self._model, self._version, self._key)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -84,24 +96,55 @@ class Lease:
         if not hasattr(self, "_account"):
             raise ReferenceNotHeld(f"a lease of {self._model} was released that was never entered")
         ref, self._ref = self._ref, None
+        if hasattr(self, "_stay") and ref is not None:
+            self._account.irrevocable(ref)
         self._account.release(ref)
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Pin a version; wait for one that is being loaded, `wait_s` at most. Cancelled, it holds nothing."""
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(float("inf") if self._wait_s is None else self._wait_s):
-            while True:
-                try:
-                    return self.__enter__()
-                except NotReady:
-                    await self._world.until_ready(self._model, self._version)
-        return self.__enter__()  # out of time: one last look, which says what is missing
+        """Pin a version; wait for one that is being loaded, `wait_s` at most. Cancelled, it holds nothing.
 
+        Raises what `__enter__` raises, and `WrongLoop` where the engine belongs to another kind of loop.
+        """
+        blocks = self._world.blocks
+        await blocks.within(self._wait_s, self._pin_in_time)
+        if self._ref is None:
+            self.__enter__()  # out of time: one last look, which says what is missing
+        assert self._ref is not None
+        try:
+            self._stay = blocks.stay()
+        except BaseException:
+            self.release()
+            raise
+        self._account.revocable(self._ref, self._stay.revoke)
+        return self
+
+    async def _pin_in_time(self) -> None:
+        while True:
+            try:
+                self.__enter__()
+            except NotReady:
+                await self._world.until_ready(self._model, self._version)
+            else:
+                return
+
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the reference back, as `release` does."""
-        self.release()
+        """Give the reference back, as `release` does.
+
+        Raises `LeaseRevoked` where a drain ended the block; a cancellation from elsewhere, or the block's own
+        exception, stays what it is. Raises `WrongLoop` where another task entered it.
+        """
+        try:
+            revoked = self._stay.leave(kind, error, trace)
+        finally:
+            key = self._account.owner.key
+            self.release()
+        if revoked:
+            text = f"the lease of {key} was revoked: the drain of that version was out of time; ask for another lease"
+            raise LeaseRevoked(text, model=key.model, version=key.version) from error
 
     def __del__(self) -> None:
         """Give back what was forgotten, and say so."""
@@ -129,9 +172,7 @@ class Lease:
 
     def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call the model in this thread and return its outputs by name; raises `InvalidInput` or `PredictFailed`."""
-        loaded = self._loaded
-        loaded.check(inputs)
-        return loaded.predict(inputs)
+        return self._loaded.answer(inputs, self._world.now)
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -147,10 +188,16 @@ class DebugLease(Lease):
     __slots__ = ("_where",)
 
     def __init__(
-        self, world: LeaseWorld, model: str, version: str | None, request_id: str | None, wait_s: float | None
+        self,
+        world: LeaseWorld,
+        model: str,
+        version: str | None,
+        request_id: str | None,
+        wait_s: float | None,
+        key: str | None = None,
     ) -> None:
         """Note the line that asked for it."""
-        super().__init__(world, model, version, request_id, wait_s)
+        super().__init__(world, model, version, request_id, wait_s, key)
         self._where = caller()
 
     def __enter__(self) -> Self:
@@ -158,7 +205,7 @@ class DebugLease(Lease):
         if self._ref is not None:
             raise AlreadyHeld("this lease is entered already; ask the engine for another one")
         use = ("lease", self._world.now(), self._request_id, self._where)
-        self._account, self._ref = self._world.router.pin(use, self._model, self._version)
+        self._account, self._ref = self._world.router.pin(use, self._model, self._version, self._key)
         return self
 
     @property

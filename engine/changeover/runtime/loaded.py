@@ -8,14 +8,25 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from changeover.core.inputs import check_inputs
 from changeover.core.ledger import Account, RecordingAccount
+from changeover.core.meter import Meter
+from changeover.core.snapshots import Reply
 from changeover.core.values import VersionSpec
 from changeover.errors import PredictFailed, VersionCrashed, VersionNotLoaded
 from changeover.plugin import FatalModelError, Model, Signature
 from changeover.runtime.mailbox import RequestLane
+
+
+class Shadow(Protocol):
+    """Who sends a model copies of requests that another version answered."""
+
+    def send(self, account: Account, inputs: Mapping[str, Any], reply: Reply) -> None:
+        """Send a copy, or count that it was not sent; never waits, never raises; any thread."""
+        ...
+
 
 MemoryMethod = Literal["model", "hint", "source_size", "unknown"]
 
@@ -49,7 +60,12 @@ class LoadedModel:
         self.predictions = itertools.count()
         self.errors = itertools.count()
         self.warming = 0
-        self.aside = 0
+        self.aside: set[Any] = set()
+        """Requests that have a thread of their own; only one step of the interpreter changes it."""
+        self.meter: Meter | None = None
+        """Where ends of requests are written down while the version is being compared with another."""
+        self.shadow: Shadow | None = None
+        """Who sends it copies of other versions' requests."""
         self.warmed_at: float | None = None
         self.on_fatal: Callable[[FatalModelError], None] | None = None
         self._model: Model | None = model
@@ -111,6 +127,21 @@ class LoadedModel:
                 f"{self.key} returned {type(outputs).__name__}; predict must return a mapping of names to arrays",
                 model=self.key.model, version=self.key.version, ran="yes",
             )  # fmt: skip
+        return outputs
+
+    def answer(self, inputs: Mapping[str, Any], now: Callable[[], float]) -> Mapping[str, Any]:
+        """Check and call the model in this thread, and write the end down where the version is being compared."""
+        self.check(inputs)
+        meter = self.meter
+        if meter is None:
+            return self.predict(inputs)
+        began_s, failed = now(), True
+        try:
+            outputs = self.predict(inputs)
+            failed = False
+        finally:
+            ended_s = now()
+            meter.note(ended_s, ended_s - began_s, failed=failed)
         return outputs
 
     def close(self) -> None:

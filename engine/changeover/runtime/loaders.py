@@ -90,7 +90,7 @@ def load(loader: type[Loader], spec: VersionSpec) -> tuple[Model, int | None]:
     try:
         if spec.sha256 is not None:
             _check_digest(spec)
-        source = Source(spec.model, spec.version, str(spec.source), spec.options)
+        source = Source(spec.model, spec.version, str(spec.source), spec.options, spec.allow_code)
         model = loader().load(source)
     except LoadFailed:
         raise

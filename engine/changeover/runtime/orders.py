@@ -12,9 +12,10 @@ from typing import Any, Literal
 import attrs
 import trio
 
+from changeover.core.ledger import Account
 from changeover.core.lifecycle import Event
 from changeover.core.snapshots import DrainOutcome
-from changeover.core.values import Drain
+from changeover.core.values import Drain, VersionSpec
 from changeover.errors import ChangeoverError
 from changeover.runtime.host import LoadJob
 from changeover.runtime.loaded import LoadedModel
@@ -37,6 +38,10 @@ class LoadOrder:
     """Its time limit."""
     timed: bool = False
     """True once the limit runs."""
+
+    def limit_s(self, spec: VersionSpec) -> float:
+        """Return how long loading and warming up may take, in seconds."""
+        return self.timeout_s or spec.load_timeout_s
 
     def settle(self) -> None:
         """Say that the version is ready."""
@@ -138,15 +143,35 @@ class Draining:
     on_zero: Callable[[], None] = _nobody
     """Watches the account for zero."""
     timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    drain: Drain = attrs.field(factory=Drain)
+    """What the order with the earliest deadline says: it decides what happens then."""
+    revoked: bool = False
+    """True once the async leases were asked to let go."""
 
-    def hurry(self, deadline_s: float | None) -> bool:
-        """Bring the deadline forward; False where that would put it off."""
-        if deadline_s is None or (self.deadline_s is not None and self.deadline_s <= deadline_s):
+    def hurry(self, drain: Drain, now: float) -> bool:
+        """Bring the deadline forward as an order of engine time `now` wants it; False where that would put it off."""
+        if drain.then == "wait":
             return False
+        deadline_s = now + drain.deadline_s
+        if self.deadline_s is not None and self.deadline_s <= deadline_s:
+            return False
+        self.drain = drain
+        self._until(deadline_s)
+        return True
+
+    def revoke(self, account: Account, now: float) -> bool:
+        """Ask the async leases to let go, and give them their grace; False where that was done already."""
+        if self.revoked:
+            return False
+        self.revoked = True
+        account.revoke()
+        self._until(now + self.drain.grace_s)
+        return True
+
+    def _until(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.timer.cancel()
         self.timer = trio.CancelScope()
-        return True
 
     def outcome(self, result: Result, loaded: LoadedModel | None, now: float) -> DrainOutcome:
         """Return how it ends at engine time `now`, with who holds it then."""

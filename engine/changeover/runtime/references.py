@@ -5,6 +5,7 @@ It owns nothing: the accounts belong to the loaded models. Any thread may call i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import trio
@@ -76,7 +77,28 @@ class ReferenceTracker:
         with trio.move_on_after(timeout_s) as scope:
             for account in self._accounts(model, version):
                 await self._zero(account)
-        if scope.cancelled_caught and (holders := self.holders(model, version)):
+        if scope.cancelled_caught:
+            self._check_empty(model, version, timeout_s)
+
+    def wait_for_zero_blocking(self, model: str, version: str, timeout_s: float) -> None:
+        """Return once nobody holds the version; blocks its thread, so it is not for loops.
+
+        Raises `DrainTimeout`, which names the holders, after `timeout_s`.
+        """
+        seconds("timeout_s", timeout_s)
+        until_s = self._ports.clock.now() + timeout_s
+        for account in self._accounts(model, version):
+            empty = threading.Event()
+            account.watch(empty.set)
+            try:
+                in_time = empty.wait(min(threading.TIMEOUT_MAX, max(0.0, until_s - self._ports.clock.now())))
+            finally:
+                account.unwatch(empty.set)
+            if not in_time:
+                self._check_empty(model, version, timeout_s)
+
+    def _check_empty(self, model: str, version: str, timeout_s: float) -> None:
+        if holders := self.holders(model, version):
             names = "; ".join(map(str, holders))
             raise DrainTimeout(
                 f"{model}/{version} is still held after {timeout_s:g} s by {names}",

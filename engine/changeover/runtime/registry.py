@@ -18,7 +18,7 @@ from changeover.errors import AlreadyRegistered, InvalidValue, ModelNotRegistere
 SETTINGS = "model.toml"
 """The optional file beside a version's own that holds fields of its `VersionSpec`."""
 
-_LOADER_BY_SUFFIX = {".onnx": "onnx"}
+_LOADER_BY_SUFFIX = {".onnx": "onnx", ".skops": "sklearn"}
 _CANNOT_COME_FROM_A_FILE = frozenset({"model", "version", "warmup", "allow_code"})
 """A file in the repository says neither who it is nor that its own code may run."""
 

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from changeover.core.ledger import Account, RefId, Use
-from changeover.core.routes import RouteEvent, Shifted, Snapshot, VersionGone, VersionReady, decide
+from changeover.core.routes import (
+    Route,
+    RouteEvent,
+    Shifted,
+    Snapshot,
+    Trial,
+    TrialEnded,
+    Tried,
+    VersionGone,
+    VersionReady,
+    counterpart,
+    decide,
+    touched,
+)
 from changeover.core.values import VersionKey
 from changeover.errors import ChangeoverError, NotReady
 from changeover.runtime.events import Bus
@@ -22,6 +35,21 @@ Explain = Callable[[str, "str | None"], ChangeoverError]
 
 _PICKS_MAX = 100
 """How often a pick is made again because the version was shut in between; each time it was a different version."""
+
+
+class Pinned:
+    """What a request holds: the version that was picked, and on trial the one that stands by, or the one to copy to."""
+
+    __slots__ = ("account", "copy", "ref", "standby", "standby_ref")
+
+    def __init__(self, account: Account, ref: RefId) -> None:
+        """Hold one reference."""
+        self.account = account
+        self.ref = ref
+        self.standby: Account | None = None
+        self.standby_ref: RefId | None = None
+        self.copy: Account | None = None
+        """The version that gets a copy of the request; nothing is held of it yet."""
 
 
 class Router:
@@ -37,14 +65,16 @@ class Router:
         self._open: dict[VersionKey, Account] = {}
         self.direct: Mapping[str, Account] = {}
         """The account of each model that has all its traffic on one version; replaced whole, never changed."""
+        self.listeners: dict[str, Callable[[], None]] = {}
+        """Called on the loop when a version of the model is opened or shut; kept by the saga that tries one out."""
 
     # --- any thread ---
 
-    def pin(self, use: Use, model: str, version: str | None = None) -> tuple[Account, RefId]:
+    def pin(self, use: Use, model: str, version: str | None = None, key: str | None = None) -> tuple[Account, RefId]:
         """Pick a version, write `use` into its account, and return the account and the reference.
 
-        Raises the explanation where no version takes requests, `EngineClosed` or `EngineFailed` on a closed engine,
-        and `AlreadyHeld`.
+        While a version is on trial, the same `key` finds the same version. Raises the explanation where no version
+        takes requests, `EngineClosed` or `EngineFailed` on a closed engine, and `AlreadyHeld`.
         """
         if version is None:
             account = self.direct.get(model)
@@ -52,29 +82,56 @@ class Router:
                 ref = account.acquire(use)
                 if ref is not None:
                     return account, ref
-        return self._pin_slowly(use, model, version)
+        return self._pin_slowly(use, model, version, key)[:2]
 
-    def _pin_slowly(self, use: Use, model: str, version: str | None) -> tuple[Account, RefId]:
+    def pin_request(self, use: Use, model: str, key: str | None) -> Pinned:
+        """Pick and pin as `pin` does; where the new version of a trial was picked, pin the old one too, to stand by.
+
+        Both are held when this returns, or the new one alone where the old one takes no requests any more.
+        """
+        account = self.direct.get(model)
+        if account is not None:
+            ref = account.acquire(use)
+            if ref is not None:
+                return Pinned(account, ref)
+        account, ref, route, point = self._pin_slowly(use, model, None, key)
+        pinned = Pinned(account, ref)
+        if route is not None and route.trial is not None:
+            self._attend(pinned, use, model, route.trial, point)
+        return pinned
+
+    def _attend(self, pinned: Pinned, use: Use, model: str, trial: Trial, point: float) -> None:
+        """Pin who stands by, or note who gets a copy."""
+        if pinned.account.owner.key.version != trial.new:
+            if point < trial.copied:
+                pinned.copy = self._open.get(VersionKey(model, trial.new))
+        elif trial.fallback:
+            standby = self._open.get(VersionKey(model, trial.old))
+            if standby is not None:
+                pinned.standby_ref = standby.acquire(("fallback", use[1], None, use[3]))
+                pinned.standby = standby if pinned.standby_ref is not None else None
+
+    def _pin_slowly(
+        self, use: Use, model: str, version: str | None, key: str | None
+    ) -> tuple[Account, RefId, Route | None, float]:
         """Pin where the traffic is split, a version is named, or the fast way met a version that was just shut."""
         for _ in range(_PICKS_MAX):
             if self.refusal is not None:
                 raise twin(self.refusal)
             snapshot = self.snapshot
-            account = self._pick(snapshot, model, version)
+            route, point, picked = snapshot.routes.get(model), 0.0, version
+            if version is None and route is not None:
+                point = route.point(key, self._random.random)
+                picked = route.choose(point)
+            account = self._open.get(VersionKey(model, picked)) if picked is not None else None
             if account is None:
                 if version is None and snapshot is not self.snapshot:
                     continue  # the traffic moved while we looked
                 raise self._explain(model, version)
             ref = account.acquire(use)
             if ref is not None:
-                return account, ref
+                return account, ref, route, point
         raise NotReady(f"{model}: its versions change faster than a request can be placed", model=model)
-
-    def _pick(self, snapshot: Snapshot, model: str, version: str | None) -> Account | None:
-        if version is None:
-            route = snapshot.routes.get(model)
-            version = route.choose(self._random.random()) if route else None
-        return self._open.get(VersionKey(model, version)) if version is not None else None
 
     # --- on the loop ---
 
@@ -92,6 +149,7 @@ class Router:
         """Let a version be pinned; it gets traffic only where its model has none."""
         self._open[loaded.key] = loaded.account
         self._apply(VersionReady(loaded.key.model, loaded.key.version))
+        self._tell(loaded.key.model)
 
     def shut(self, loaded: LoadedModel) -> None:
         """Let a version be pinned no more; what traffic it had goes to the youngest other one of its model."""
@@ -99,9 +157,12 @@ class Router:
         if self._open.get(key) is not loaded.account:
             return
         others = [other.version for other in self._open if other.model == key.model and other != key]
+        tried_with = counterpart(self.snapshot.routes.get(key.model), key.version)
+        heir = tried_with if tried_with in others else others[-1] if others else None
         # First the traffic moves, in one step; only then is the way to the version closed.
-        self._apply(VersionGone(key.model, key.version, others[-1] if others else None))
+        self._apply(VersionGone(key.model, key.version, heir))
         del self._open[key]
+        self._tell(key.model)
 
     def shift(self, to: Mapping[str, str]) -> None:
         """Move all traffic of each model to the given version, all models in one step.
@@ -113,6 +174,21 @@ class Router:
                 raise NotReady(f"{model}/{version} takes no requests, so no traffic can move to it", model=model)
         self._apply(Shifted(to))
 
+    def try_out(self, model: str, trial: Trial, share: float) -> bool:
+        """Give the version on trial a share of the traffic; False, and nothing moves, where one of the two is shut."""
+        if VersionKey(model, trial.new) not in self._open or VersionKey(model, trial.old) not in self._open:
+            return False
+        self._apply(Tried(model, share, trial))
+        return True
+
+    def end_trial(self, model: str) -> None:
+        """Let nobody stand by any more; the shares stay as they are."""
+        self._apply(TrialEnded(model))
+
+    def takes_requests(self, key: VersionKey) -> bool:
+        """Return whether a version can be pinned."""
+        return key in self._open
+
     def refuse(self, error: ChangeoverError) -> None:
         """Answer every pin with `error` from now on."""
         self.refusal = error
@@ -122,9 +198,19 @@ class Router:
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)
         if self.refusal is not None or self.snapshot is before:
             return
-        self.direct = self._whole_routes(self.direct, _models(event))
-        for model in _models(event):
-            self._bus.emit("traffic_shifted", model=model, to=self.active(model))
+        self.direct = self._whole_routes(self.direct, touched(event))
+        for model in touched(event):
+            route = self.snapshot.routes.get(model)
+            shares = {share.version: share.weight for share in route.shares} if route else {}
+            old = before.routes.get(model)
+            if old is None or route is None or old.shares != route.shares:
+                self._bus.emit("traffic_shifted", model=model, to=self.active(model), shares=shares)
+
+    def _tell(self, model: str) -> None:
+        """Tell the swap that tries out a version of the model that one of the two came or went."""
+        listener = self.listeners.get(model)
+        if listener is not None:
+            listener()
 
     def _whole_routes(self, direct: Mapping[str, Account], models: tuple[str, ...]) -> Mapping[str, Account]:
         """Return the account of each model that has all its traffic on one version: the fast way of `pin`."""
@@ -132,10 +218,6 @@ class Router:
         for model in models:
             changed.pop(model, None)
             route = self.snapshot.routes.get(model)
-            if route is not None and len(route.shares) == 1:
+            if route is not None and len(route.shares) == 1 and route.trial is None:
                 changed[model] = self._open[VersionKey(model, route.shares[0].version)]
         return changed
-
-
-def _models(event: RouteEvent) -> tuple[str, ...]:
-    return tuple(event.to) if isinstance(event, Shifted) else (event.model,)

@@ -6,7 +6,6 @@ Compensations are shielded from cancellation, and each may be called twice.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import attrs
@@ -15,24 +14,14 @@ import trio
 from changeover.core import plan
 from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Ordered, Progress, Run, Step, Undone
 from changeover.core.snapshots import StepRecord, SwapOperation
-from changeover.core.values import Drain, SwapState, Timeouts, VersionKey, VersionState
-from changeover.errors import (
-    AlreadyLoaded,
-    NotReady,
-    Superseded,
-    SwapFailed,
-    SwapNotAllowed,
-    SwapNotDone,
-    SwapRolledBack,
-    VersionNotLoaded,
-)
-from changeover.runtime.events import Bus
+from changeover.core.values import SwapState
+from changeover.errors import Superseded, SwapFailed, SwapNotAllowed, SwapNotDone, SwapRolledBack
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
-from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
-from changeover.runtime.ports import Journal, Ports
-from changeover.runtime.router import Router
-from changeover.runtime.version import Version
+from changeover.runtime.shifting import TurnRound
+from changeover.runtime.steps import Steps, settled
+from changeover.runtime.supervisor import ChildSpec, Supervisor
+from changeover.runtime.swap import Swap, SwapWorld
 
 COMPENSATION_TRIES = 4
 """How often a compensation is tried before it is reported as failed."""
@@ -43,66 +32,57 @@ COMPENSATION_BACKOFF_S = 0.1
 Turn = Literal[SwapState.ROLLED_BACK, SwapState.CANCELLED, SwapState.SUPERSEDED]
 
 
-@attrs.frozen
-class Swap:
-    """What was ordered."""
-
-    id: str
-    old: VersionKey
-    new: VersionKey
-    drain: Drain
-    timeouts: Timeouts
-    rollback_of: str | None = None
-
-
-@attrs.frozen
-class SagaWorld:
-    """What a saga needs of the engine."""
-
-    ports: Ports
-    bus: Bus
-    router: Router
-    journal: Journal
-    version: Callable[[VersionKey], Version]
-    """Returns the version of a key; raises `ModelNotRegistered`."""
-    slots: dict[str, Saga] = attrs.field(factory=dict[str, "Saga"])
-    """The saga of each model that has not reached its pivot."""
-
-
 class Saga:
     """One swap."""
 
-    def __init__(self, swap: Swap, world: SagaWorld) -> None:
-        """Take the model's swap slot, which must be free."""
-        assert swap.new.model not in world.slots, swap.new.model
+    def __init__(self, swap: Swap, world: SwapWorld, supervisor: Supervisor) -> None:
+        """Be one of the swaps of its model; `world.slots` says when its turn has come."""
         self.swap = swap
         self.ended: Promise[SwapOperation] = Promise()
         self._world = world
+        self._supervisor = supervisor
         operation = SwapOperation(
             swap.id, swap.new.model, swap.old.version, swap.new.version, SwapState.NOT_STARTED,
             world.ports.clock.wall(), rollback_of=swap.rollback_of,
         )  # fmt: skip
         self._book = Logbook(operation, world.ports, world.bus, world.journal)
+        self._steps = Steps(swap, world, self._book, leave=self._give_up_slot)
+        self._steps.may_take_slot = self._may_take_slot
+        self._begun = False
         self._progress = Progress()
         self._turned: Turn | None = None
         self._exposed = False
         self._scope = trio.CancelScope()
         self._shield = trio.CancelScope(shield=True)
-        self._close_by_s: float | None = None
         self._cause: Exception | None = None
-        self._load: LoadOrder | None = None
-        self._called_off: CalledOff | None = None
-        self._drain: DrainOrder | None = None
-        self._undo: DrainOrder | None = None
-        self._shifted = False
-        world.slots[swap.new.model] = self
 
     # --- what others call, on the loop ---
+
+    def begin(self) -> None:
+        """Hear that its turn has come: start the task."""
+        self._begun = True
+        self.swap = self._steps.swap = settled(self.swap, self._world.router.active(self.swap.new.model))
+        self._book.operation = attrs.evolve(self._book.operation, from_version=self.swap.old.version)
+        task = ChildSpec(f"swap {self.swap.id}", self.run, lambda _error, _delay_s: None, ended=self.over)
+        self._supervisor.start(task)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its turn has come."""
+        return self._begun
 
     @property
     def operation(self) -> SwapOperation:
         """The swap as it stands."""
-        return attrs.evolve(self._book.operation, share=self._world.router.share(self.swap.new))
+        shift = self._steps.shift
+        return attrs.evolve(
+            self._book.operation,
+            share=self._world.router.share(self.swap.new),
+            paused=shift.paused and not self.has_ended,
+            guard=shift.verdict,
+            fallbacks=shift.fallbacks,
+            shadow=shift.shadow,
+        )
 
     @property
     def has_ended(self) -> bool:
@@ -112,7 +92,7 @@ class Saga:
     @property
     def holds_slot(self) -> bool:
         """True until the pivot, and again while it is turned round after it."""
-        return self._world.slots.get(self.swap.new.model) is self
+        return self._world.slots.holder(self.swap.new.model) is self
 
     @property
     def can_turn(self) -> bool:
@@ -120,10 +100,10 @@ class Saga:
         ended = self._book.operation.state.ended
         return not ended and self._turned is None and self._progress.can_turn and self._may_take_slot()
 
-    def turn(self, end: Turn) -> None:
-        """Order the swap to be undone; raises `SwapNotAllowed` where nothing can turn it round any more."""
+    def turn(self, end: Turn, *, by: str | None = None) -> None:
+        """Order the swap to be undone, for the newer swap `by`; raises `SwapNotAllowed` where nothing can turn it."""
         going_back = self._turned is not None or not self._progress.forward
-        if going_back and not self._book.operation.state.ended:
+        if going_back and not self.has_ended:
             return
         if not self.can_turn:
             raise SwapNotAllowed(
@@ -131,9 +111,39 @@ class Saga:
                 "turned round any more; swap back to the old version instead",
                 model=self.swap.new.model,
             )
-        self._world.slots[self.swap.new.model] = self
         self._turned = end
-        self._scope.cancel()
+        self._steps.hurried = end is SwapState.SUPERSEDED
+        if by is not None:
+            self._book.update(superseded_by=by)
+        if self._begun:
+            self._world.slots.take_back(self.swap.new.model, self)
+            self._scope.cancel()
+        else:
+            self._give_up_slot()
+            self._end(end, "its turn had not come yet")
+
+    def steer(self, order: Literal["pause", "resume", "promote"]) -> None:
+        """Stop, continue or shorten the way to the pivot; raises `SwapNotAllowed` where that is passed."""
+        state = self._book.operation.state
+        if self.has_ended or self._turned is not None or not self._progress.forward or self._progress.past_pivot:
+            raise SwapNotAllowed(
+                f"swap {self.swap.id} of {self.swap.new.model} is {state.value}; only a swap on its way to its pivot "
+                f"can be told to {order}",
+                model=self.swap.new.model,
+            )
+        getattr(self._steps.shift, order)()
+        kinds = {"pause": "swap_paused", "resume": "swap_resumed", "promote": "swap_promoted"}
+        self._world.bus.emit(kinds[order], self.swap.new, swap_id=self.swap.id)
+
+    def abort(self) -> None:
+        """Turn the swap round before its pivot; raises `SwapNotAllowed` behind it."""
+        if self.has_ended or self._progress.past_pivot:
+            raise SwapNotAllowed(
+                f"swap {self.swap.id} of {self.swap.new.model} is {self._book.operation.state.value}; only a swap "
+                "before its pivot can be aborted, and rollback is what takes back one behind it",
+                model=self.swap.new.model,
+            )
+        self.turn(SwapState.CANCELLED)
 
     def expose(self) -> None:
         """Let the end of the engine cancel even what is being undone: it hangs, and nobody will wait for it."""
@@ -174,7 +184,9 @@ class Saga:
         try:
             with self._scope:
                 await self._write_ahead(step)
-                last = await self._steps()[step]()
+                last = await self._steps.forward(step)()
+        except TurnRound as reason:
+            return self._turn_itself(step, began_s, reason)
         except Exception as error:  # noqa: BLE001 - whatever a step raises is the step's failure
             self._cause = error
             text = f"{type(error).__name__}: {error}"
@@ -185,6 +197,14 @@ class Saga:
         if self._turned is not None and self._progress.can_turn:
             return Ordered(self._turned)
         return Done(last=last)
+
+    def _turn_itself(self, step: Step, began_s: float, reason: TurnRound) -> Happening:
+        """Be turned round by a step's own decision."""
+        self._world.slots.take_back(self.swap.new.model, self)
+        self._book.note_step(StepRecord(step.value, "failed", self._now() - began_s, str(reason)))
+        self._book.update(error_message=str(reason))
+        self._turned = self._turned or SwapState.ROLLED_BACK
+        return Ordered(self._turned)
 
     async def _write_ahead(self, step: Step) -> None:
         """Write the boundary down; past the pivot the swap goes on even where that fails."""
@@ -204,7 +224,7 @@ class Saga:
                 await self._world.ports.clock.sleep(COMPENSATION_BACKOFF_S * 2 ** (attempt - 1))
             try:
                 await self._book.write(step, forward=False)
-                await self._compensations()[step]()
+                await self._steps.back(step)()
             except Exception as error:  # noqa: BLE001 - it is tried again, then reported
                 failure = error
             else:
@@ -224,6 +244,7 @@ class Saga:
         self._end(state, f"{type(self._cause).__name__}: {self._cause}" if self._cause else None)
 
     def _end(self, state: SwapState, message: str | None) -> None:
+        self._steps.shift.end()
         self._book.end(state, message)
         if state is SwapState.COMPLETED:
             self.ended.settle(self.operation)
@@ -236,138 +257,14 @@ class Saga:
             SwapState.CANCELLED: SwapRolledBack,
             SwapState.SUPERSEDED: Superseded,
         }
-        swap, why = self.swap, self._book.operation.error_message or "it was ordered back"
+        swap, superseded_by = self.swap, self._book.operation.superseded_by
+        reason = f"swap {superseded_by} took its place" if superseded_by else "it was ordered back"
+        why = self._book.operation.error_message or reason
         text = f"the swap of {swap.new.model} from {swap.old.version} to {swap.new.version} did not happen: {why}"
         kind = kinds.get(state, SwapFailed)
         error = kind(text, operation=self.operation, model=swap.new.model, version=swap.new.version)
         error.__cause__ = self._cause
         return error
-
-    # --- steps ---
-
-    def _steps(self) -> dict[Step, Callable[[], Awaitable[bool]]]:
-        """Return what each step does; it returns True where nothing is left to do after it."""
-        return {
-            Step.VALIDATE: self._validate,
-            Step.LOAD: self._load_new,
-            Step.WARM: self._warm_new,
-            Step.SHIFT: self._shift,
-            Step.DRAIN: self._drain_old,
-            Step.UNLOAD: self._unload_old,
-        }
-
-    async def _validate(self) -> bool:
-        """Look again at what was true when the swap was ordered."""
-        active = self._world.router.active(self.swap.old.model)
-        if active != self.swap.old.version:
-            text = f"{self.swap.old} is not active any more; the active version is {active}"
-            raise SwapNotAllowed(text, model=self.swap.old.model)
-        self._world.version(self.swap.new)
-        return False
-
-    async def _load_new(self) -> bool:
-        new = self._world.version(self.swap.new)
-        if new.state is not VersionState.READY:
-            self._load = LoadOrder(self.swap.timeouts.load_s)
-            new.post(self._load)
-            await self._wait_for_load(self._load.loaded)
-        return False
-
-    async def _warm_new(self) -> bool:
-        if self._load is not None:
-            await self._wait_for_load(self._load.ready)
-        return False
-
-    async def _wait_for_load(self, promise: Promise[None]) -> None:
-        """Wait for a load; where that is interrupted, call the order off."""
-        assert self._load is not None
-        try:
-            await promise.wait()
-        except AlreadyLoaded:
-            return
-        except trio.Cancelled:
-            self._call_off()
-            raise
-
-    def _call_off(self) -> None:
-        """Take the load order back where it still stands."""
-        if self._load is not None and self._called_off is None and not self._load.ready.settled:
-            self._called_off = CalledOff(self._load)
-            self._world.version(self.swap.new).post(self._called_off)
-
-    async def _shift(self) -> bool:
-        """Move the traffic, in one step that nothing can split."""
-        self._world.router.shift({self.swap.new.model: self.swap.new.version})
-        self._shifted = True
-        return False
-
-    async def _drain_old(self) -> bool:
-        """Empty the old version; True where it stays behind in quarantine, or somebody wants it back."""
-        self._give_up_slot()
-        self._drain = DrainOrder(self.swap.drain)
-        self._world.version(self.swap.old).post(self._drain)
-        outcome = await self._drain.outcome.wait()
-        self._book.update(drain_outcome=outcome)
-        return outcome.result != "drained"
-
-    async def _unload_old(self) -> bool:
-        assert self._drain is not None
-        await self._closed(self._drain, self.swap.old)
-        self._book.update(old_unloaded=True)
-        return False
-
-    # --- compensations ---
-
-    def _compensations(self) -> dict[Step, Callable[[], Awaitable[None]]]:
-        """Return what undoes each step; an unload is never undone."""
-        return {
-            Step.VALIDATE: self._leave_slot,
-            Step.LOAD: self._unload_new,
-            Step.WARM: self._take_new_out_of_use,
-            Step.SHIFT: self._shift_back,
-            Step.DRAIN: self._reopen_old,
-        }
-
-    async def _leave_slot(self) -> None:
-        self._give_up_slot()
-
-    async def _take_new_out_of_use(self) -> None:
-        """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
-        self._call_off()  # where the swap failed between its load and its warm-up, without waiting for either
-        if self._called_off is not None:
-            await self._called_off.done.wait()  # only then its state says whether the load came to an end
-        new = self._world.version(self.swap.new)
-        if self._world.router.active(self.swap.new.model) == self.swap.new.version:
-            raise NotReady(f"{self.swap.new} has the traffic, and no other version could take it")
-        if self._load is not None and self._load.began and self._undo is None:
-            self._undo = DrainOrder(Drain(self.swap.drain.deadline_s))
-            new.post(self._undo)
-
-    async def _unload_new(self) -> None:
-        """Wait until what this swap loaded is closed, or in quarantine with whoever still holds it."""
-        await self._take_new_out_of_use()  # where the swap came no further than to its load
-        if self._undo is None:
-            return
-        try:
-            outcome = await self._undo.outcome.wait()
-            if outcome.result == "drained":
-                await self._closed(self._undo, self.swap.new)
-        except VersionNotLoaded:
-            return  # it went away by itself
-
-    async def _shift_back(self) -> None:
-        if self._shifted and self._world.router.active(self.swap.new.model) == self.swap.new.version:
-            self._world.router.shift({self.swap.old.model: self.swap.old.version})
-        self._shifted = False
-
-    async def _reopen_old(self) -> None:
-        """Bring the old version back, out of its drain or, if need be, from its source."""
-        order = LoadOrder()
-        self._world.version(self.swap.old).post(order)
-        try:
-            await order.ready.wait()
-        except AlreadyLoaded:
-            return
 
     # --- small things ---
 
@@ -376,25 +273,16 @@ class Saga:
         self._shield = trio.CancelScope(shield=not self._exposed)
         return self._shield
 
-    async def _closed(self, order: DrainOrder, key: VersionKey) -> None:
-        """Wait until a model is closed, for `unload_s` in all, however often it is asked; raises `NotReady`."""
-        limit_s = self.swap.timeouts.unload_s
-        self._close_by_s = self._close_by_s or self._now() + limit_s
-        with trio.move_on_after(max(0.0, self._close_by_s - self._now())) as scope:
-            await order.closed.wait()
-        if scope.cancelled_caught:
-            raise NotReady(f"close() of {key} did not return within {limit_s:g} s")
-
     def _may_take_slot(self) -> bool:
         """Return whether no younger swap of the model has begun, or moved the traffic on."""
-        if self.holds_slot:
+        if self.holds_slot or not self._begun:
             return True
         model = self.swap.new.model
-        return model not in self._world.slots and self._world.router.active(model) == self.swap.new.version
+        free = self._world.slots.holder(model) is None
+        return free and self._world.router.active(model) == self.swap.new.version
 
     def _give_up_slot(self) -> None:
-        if self.holds_slot:
-            del self._world.slots[self.swap.new.model]
+        self._world.slots.leave(self.swap.new.model, self)
 
     def _now(self) -> float:
         return self._world.ports.clock.now()

@@ -12,12 +12,11 @@ import trio
 
 from changeover.core import lifecycle
 from changeover.core.lifecycle import Action, Event
-from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState
+from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError
 from changeover.runtime import why
 from changeover.runtime.actor import Actor
 from changeover.runtime.loaded import LoadedModel
-from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import (
     CalledOff,
     Draining,
@@ -98,15 +97,12 @@ class Version(Actor[Message]):
                 self._on_gone(message.order, why.load_called_off(self.key), Event.LOAD_CANCELLED)
                 message.done.settle(None)
             case Late(order):
-                self._on_gone(order, why.overdue(self.key, self._limit_s(order)), Event.OVERDUE)
+                self._on_gone(order, why.overdue(self.key, order.limit_s(self.spec)), Event.OVERDUE)
             case Happened() if self._is_news(message):
                 self._on_happened(message)
             case Happened():
                 # What a load brought in the very moment in which it was given up is closed; the rest is forgotten.
                 self._refuse(message)
-
-    def _limit_s(self, order: LoadOrder) -> float:
-        return order.timeout_s or self.spec.load_timeout_s
 
     def _is_news(self, report: Happened) -> bool:
         """Return whether a report is about what is going on now, and not about what is over."""
@@ -157,7 +153,7 @@ class Version(Actor[Message]):
             return
         if not order.timed:  # else it waited for the old model to be closed
             order.timed = True
-            self._post_later(self._limit_s(order), order.timer, Late(order))
+            self._post_later(order.limit_s(self.spec), order.timer, Late(order))
         if self.state is VersionState.UNLOADING:
             self._later.append(order)
         elif self._loading is not None:
@@ -187,7 +183,8 @@ class Version(Actor[Message]):
             order.closed.fail(why.still_held(self.key))
             return
         self._draining.orders.append(order)
-        self._bound(self._draining, order.drain)
+        if self._draining.hurry(order.drain, self._ports.clock.now()):
+            self._ring_at_deadline(self._draining, order.drain.deadline_s)
         if self.state is VersionState.UNLOADING:
             self._settle_drain("drained")
 
@@ -235,8 +232,7 @@ class Version(Actor[Message]):
             case Event.DEADLINE if self.loaded is not None and not self.loaded.account.held:
                 pass  # nobody is waited for any more: the report of zero is on its way
             case Event.DEADLINE:
-                self._step(Event.DEADLINE)
-                self._settle_drain("quarantined")
+                self._on_deadline()
             case Event.ZERO:
                 self._on_zero()
             case Event.CLOSED | Event.CLOSED_FAILED:
@@ -246,13 +242,25 @@ class Version(Actor[Message]):
             case _:
                 raise AssertionError(f"nobody reports {report.event}")
 
+    def _on_deadline(self) -> None:
+        """Do what the drain says; nothing is closed that somebody holds."""
+        draining, now = self._draining, self._ports.clock.now()
+        assert draining is not None
+        if draining.drain.then == "rollback":
+            self._step(Event.GIVE_BACK)
+        elif draining.drain.then == "cancel" and self.loaded and draining.revoke(self.loaded.account, now):
+            self._ring_at_deadline(draining, draining.drain.grace_s)
+        else:
+            self._step(Event.DEADLINE)
+            self._settle_drain("quarantined")
+
     def _on_zero(self) -> None:
         if self.loaded is not None and self._draining is not None and self.loaded.account.held:
             # The zero was one of before the gate was shut, told late by a thread that had others to tell.
             self.loaded.account.watch(self._draining.on_zero)
-            return
-        self._settle_drain("drained")
-        self._step(Event.ZERO)
+        else:
+            self._settle_drain("drained")
+            self._step(Event.ZERO)
 
     def _on_failed_load(self, report: Happened) -> None:
         say = why.warm_up_failed if report.event is Event.WARM_FAILED else why.load_failed
@@ -321,14 +329,8 @@ class Version(Actor[Message]):
             draining.end(why.drain_called_off(self.key))
         elif not loaded.inline and self._nursery is not None:
             for number in range(self.spec.workers):
-                self._nursery.start_soon(self._work, loaded, number)
+                self._nursery.start_soon(self._world.host.work, loaded, number)
         self._world.opened(loaded)
-
-    async def _work(self, loaded: LoadedModel, number: int) -> None:
-        """Be responsible for one worker thread, which ends with its lane; its failure is a crash of the version."""
-        ended: Promise[None] = Promise()
-        self._world.host.serve(loaded, number, lambda error: ended.fail(error) if error else ended.settle(None))
-        await ended.wait()
 
     # --- leaving ---
 
@@ -341,10 +343,8 @@ class Version(Actor[Message]):
         draining.on_zero = lambda: self.post_soon(Happened(Event.ZERO, draining))
         loaded.account.watch(draining.on_zero)
 
-    def _bound(self, draining: Draining, drain: Drain) -> None:
-        """Set the drain's deadline, or bring it forward for an order that is in more of a hurry."""
-        if draining.hurry(None if drain.then == "wait" else self._ports.clock.now() + drain.deadline_s):
-            self._post_later(drain.deadline_s, draining.timer, Happened(Event.DEADLINE, draining))
+    def _ring_at_deadline(self, draining: Draining, seconds: float) -> None:
+        self._post_later(seconds, draining.timer, Happened(Event.DEADLINE, draining))
 
     def _settle_drain(self, result: Result) -> None:
         if self._draining is not None:

@@ -1,15 +1,13 @@
 """What a worker does with a batch: join the inputs, call the model once, split the outputs, answer each request.
 
-Runs in a worker thread; owns no state but the way back onto the loop. It never raises: what goes wrong is an outcome.
+Runs in a worker thread; owns no state but the ways back to who waits. It never raises: what goes wrong is an outcome.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import trio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from changeover.core.ledger import Account, RefId
 from changeover.core.snapshots import Reply
@@ -19,42 +17,65 @@ from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Wake
 
 
+class Home(Protocol):
+    """Where an answer is taken to: the loop, the thread or the comparison that its request came from."""
+
+    def take(self, request: Request) -> None:
+        """Take an answered request in; any thread."""
+        ...
+
+    def knock(self) -> None:
+        """Say that answers were taken in; any thread."""
+        ...
+
+
 class Request:
     """One request on its way through a lane; its reference is given back by whoever takes it out."""
 
-    __slots__ = ("account", "error", "inputs", "queued_at_s", "ref", "reply", "rows", "task", "withdrawn")
+    __slots__ = ("account", "error", "home", "inputs", "queued_at_s", "ref", "reply", "rows", "waiter", "withdrawn")
 
     def __init__(
-        self, account: Account, ref: RefId, inputs: Mapping[str, Any], rows: int, queued_at_s: float, task: Any
+        self,
+        account: Account,
+        ref: RefId,
+        inputs: Mapping[str, Any],
+        rows: int,
+        queued_at_s: float,
+        home: Home,
+        waiter: Any = None,
     ) -> None:
-        """Hold reference `ref` of `account` for `task`, which waits to be rescheduled."""
+        """Hold reference `ref` of `account`; the answer goes `home`, where `waiter` is woken."""
         self.account = account
         self.ref = ref
         self.inputs: Mapping[str, Any] = dict(inputs)  # what was checked is what is run, whatever the caller does next
         self.rows = rows
         self.queued_at_s = queued_at_s
-        self.task: trio.lowlevel.Task | None = task
+        self.home = home
+        self.waiter = waiter
         self.reply: Reply | None = None
         self.error: ChangeoverError | None = None
         self.withdrawn = False
 
 
 class Replies:
-    """The way from worker threads back to waiting tasks: one wake-up for however many answers there are."""
+    """The way from worker threads back to who waits on one loop: one wake-up for however many answers there are."""
 
-    def __init__(self, wake: Wake) -> None:
-        """Wake the loop through `wake`."""
+    def __init__(self, wake: Wake, resume: Callable[[Any], None]) -> None:
+        """Reach the loop through `wake`, and let a waiter go on with `resume`."""
         self._wake = wake
+        self._resume = resume
         self._done: deque[Request] = deque()
         self._expected: dict[int, Request] = {}
 
+    # --- on the loop ---
+
     def expect(self, request: Request) -> None:
-        """Note a request that was admitted; on the loop."""
+        """Note a request that is about to be admitted."""
         self._expected[id(request)] = request
 
     def forget(self, request: Request) -> None:
-        """Forget a request whose caller went away; on the loop."""
-        request.task = None
+        """Forget a request that was not admitted, or whose caller went away."""
+        request.waiter = None
         self._expected.pop(id(request), None)
 
     def give_up(self) -> None:
@@ -66,32 +87,53 @@ class Replies:
             request.error = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
             self._wake_up(request)
 
-    def fail(self, loaded: LoadedModel, request: Request, error: BaseException) -> None:
-        """Answer a request that could not be run."""
-        request.error = _outcome(loaded, error)
-        self.send([request])
+    # --- any thread ---
 
-    def send(self, requests: Sequence[Request]) -> None:
-        """Give back each request's reference, then hand its outcome to who waits; any thread."""
-        for request in requests:
-            request.account.release(request.ref)
-            request.inputs = {}
-        self._done.extend(requests)
+    def give_up_soon(self) -> None:
+        """Do as `give_up`, from another thread; a loop that is gone has nobody who waits."""
+        self._wake.soon(self.give_up)
+
+    def take(self, request: Request) -> None:
+        """Take an answered request in."""
+        self._done.append(request)
+
+    def knock(self) -> None:
+        """Have the loop look."""
         self._wake.soon(self._flush, idempotent=True)
 
     def _flush(self) -> None:
-        """Reschedule every task that still waits; on the loop."""
+        """Let everybody go on whose request is answered."""
         while self._done:
-            self._wake_up(self._done.popleft())
+            try:
+                request = self._done.popleft()
+            except IndexError:  # where the loop is no loop: another thread was quicker
+                return
+            self._wake_up(request)
 
     def _wake_up(self, request: Request) -> None:
-        task = request.task
+        waiter = request.waiter
         self.forget(request)
-        if task is not None:
-            trio.lowlevel.reschedule(task)
+        if waiter is not None:
+            self._resume(waiter)
 
 
-def handle(loaded: LoadedModel, replies: Replies, batch: Sequence[Request]) -> None:
+def send(requests: Sequence[Request]) -> None:
+    """Give back each request's reference, then take its outcome home; any thread."""
+    for request in requests:
+        request.account.release(request.ref)
+        request.inputs = {}
+        request.home.take(request)
+    for home in dict.fromkeys([request.home for request in requests]):
+        home.knock()
+
+
+def fail(loaded: LoadedModel, request: Request, error: BaseException) -> None:
+    """Answer a request that could not be run."""
+    request.error = _outcome(loaded, error)
+    send([request])
+
+
+def handle(loaded: LoadedModel, batch: Sequence[Request]) -> None:
     """Run a batch and answer it; whatever is raised on the way, every request gets its outcome."""
     try:
         _run(loaded, batch)
@@ -100,7 +142,7 @@ def handle(loaded: LoadedModel, replies: Replies, batch: Sequence[Request]) -> N
             if request.reply is None and request.error is None:
                 request.error = _outcome(loaded, error)
     finally:
-        replies.send(batch)
+        send(batch)
 
 
 def _run(loaded: LoadedModel, batch: Sequence[Request]) -> None:

@@ -1,14 +1,15 @@
 """The demo's clients: each asks for one held-out image after the other and compares the answer with the truth.
 
-Owns the counts of what was sent, answered and lost, and the latencies window by window. `Traffic.run` is the clients'
-task; a client never stops for an error, it counts it. Belongs to the loop.
+Owns the counts of what was sent, answered and lost, all latencies, and the windows on them. `Traffic.run` is the
+clients' task; a client never stops for an error, it counts it. Belongs to the loop.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,18 +33,32 @@ class Window:
     at_rest: bool
     """True where nobody ordered anything in it."""
     began_s: float
+    _all_ms: array[float]
+    """The latencies of the whole run."""
+    _first: int
+    """Where this window begins among them."""
+    _behind: int | None = None
+    """Where it has ended among them; None: it has not."""
     ended_s: float = 0.0
-    latencies_ms: array[float] = attrs.field(factory=lambda: array("d"))
-    """In the order in which the answers came."""
     order_s: float | None = None
     """How long what was ordered at its beginning took; None: nothing was ordered, or it has not ended."""
     answered_by_then: int = 0
     """How many answers had come when the order had ended."""
 
+    @property
+    def latencies_ms(self) -> array[float]:
+        """A copy, in the order in which the answers came."""
+        return self._all_ms[self._first : self._behind]
+
     def order_ended(self) -> None:
         """Note that what was ordered has ended; the window goes on."""
         self.order_s = trio.current_time() - self.began_s
-        self.answered_by_then = len(self.latencies_ms)
+        self.answered_by_then = len(self._all_ms) - self._first
+
+    def end(self) -> None:
+        """Note that it is over."""
+        self.ended_s = trio.current_time()
+        self._behind = len(self._all_ms)
 
 
 @attrs.define(eq=False)
@@ -83,10 +98,14 @@ class Traffic:
         """Answers by the version that gave them."""
         self.right: Counter[str] = Counter()
         """Those that named the digit that the image shows."""
+        self.fell_back: Counter[str] = Counter()
+        """Those that stood in for a new version that had raised, by the old version that gave them."""
         self.lost: Counter[str | None] = Counter()
         """Requests that ended in an error, by the version that the error names."""
         self.reasons: Counter[str] = Counter()
         """The same, by what the error says."""
+        self.latencies_ms: array[float] = array("d")
+        """How long each answer took, in the order in which they came."""
         self.windows: list[Window] = []
         self.latest = ""
         """The version that gave the last answer."""
@@ -96,7 +115,6 @@ class Traffic:
             {"image": held_out.images[i : i + 1]} for i in range(len(held_out.labels))
         ]
         self._labels: list[int] = held_out.labels.tolist()
-        self._sink: array[float] = array("d")
         self._watch: Watch | None = None
         self._lost_one = trio.Event()
         self._scope = trio.CancelScope()
@@ -143,13 +161,11 @@ class Traffic:
     @contextmanager
     def window(self, name: str, *, at_rest: bool) -> Generator[Window]:
         """Collect the latencies of what is answered inside of the block."""
-        window = Window(name, at_rest, trio.current_time())
-        before, self._sink = self._sink, window.latencies_ms
+        window = Window(name, at_rest, trio.current_time(), self.latencies_ms, len(self.latencies_ms))
         try:
             yield window
         finally:
-            self._sink = before
-            window.ended_s = trio.current_time()
+            window.end()
             self.windows.append(window)
 
     def watch(self, version: str) -> Watch:
@@ -188,8 +204,10 @@ class Traffic:
             except Exception as error:  # noqa: BLE001 - whatever a client sees instead of an answer is a lost request
                 self._note_lost(error)
             else:
-                self._sink.append((trio.current_time() - began_s) * 1000)
+                self.latencies_ms.append((trio.current_time() - began_s) * 1000)
                 self._note_answer(reply.version, reply.outputs, index)
+                if reply.fell_back:
+                    self.fell_back[reply.version] += 1
 
     def _note_answer(self, version: str, outputs: Mapping[str, Any], index: int) -> None:
         self.answered[version] += 1
@@ -206,3 +224,8 @@ class Traffic:
         self.lost[getattr(error, "version", None)] += 1
         self.reasons[f"{type(error).__name__}: {error}"] += 1
         self._lost_one.set()
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest of the sorted values that so large a share of them does not exceed (the nearest rank)."""
+    return values[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,4 +1,4 @@
-"""`changeover demo`: train, open an engine on what was trained, play the acts under traffic, show what it came to.
+"""`changeover demo`: train, open an engine on what was trained, play the acts under traffic, show and draw the run.
 
 It owns the temporary repository, the engine and the tasks of clients and screen, and ends all of them, also on Ctrl-C.
 Exit status 1 where anything was lost, leaked, or answered by a closed model.
@@ -21,12 +21,15 @@ import trio
 from changeover import Engine, Events, open_engine
 from changeover.errors import ChangeoverError, InvalidValue
 from changeover_plugins.demo import screen as screens
-from changeover_plugins.demo.acts import ACTS, OPENING, Act, ActFailed, Stage
+from changeover_plugins.demo.acts import ACTS, OPENING
 from changeover_plugins.demo.clients import Traffic
 from changeover_plugins.demo.digits import HeldOut
+from changeover_plugins.demo.picture import DEFAULT, Picture
+from changeover_plugins.demo.recording import Recorder
 from changeover_plugins.demo.report import ActRow, AtEnd, Report, collect
 from changeover_plugins.demo.repository import HANG_S, Repository
 from changeover_plugins.demo.screen import Screen
+from changeover_plugins.demo.stage import Act, ActFailed, Stage
 from changeover_plugins.demo.tables import tables
 from changeover_plugins.demo.witness import Ledger, WitnessLoader
 
@@ -49,6 +52,8 @@ class Settings:
     """The length of each window at rest, and the least of each act, in seconds."""
     keep: Path | None = None
     """Where the repository stays; None: it is removed."""
+    picture: Picture | None = None
+    """Where the picture goes; None: nothing is drawn."""
 
 
 class DemoCommand:
@@ -59,9 +64,20 @@ class DemoCommand:
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the arguments."""
         parser.add_argument("--clients", type=int, default=32, metavar="N", help="how many clients ask (32)")
-        text = "the length of each window at rest, and the least of each act (2.0)"
-        parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help=text)
-        parser.add_argument("--json", action="store_true", help="print one JSON object for machines, nothing else")
+        text = "the length of each window at rest, and the least of each act, in seconds (1.5)"
+        parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help=text)
+        text = (
+            "print one JSON document and nothing else: verdict, acts, tables, and the series behind the picture; "
+            "draws only where --picture says so"
+        )
+        parser.add_argument("--json", action="store_true", help=text)
+        picture = parser.add_mutually_exclusive_group()
+        text = (
+            f"draw the run into FILE, which ends in .png or .svg; without an ending, into both ({DEFAULT}.png and "
+            f"{DEFAULT}.svg in the current folder)"
+        )
+        picture.add_argument("--picture", type=Path, metavar="FILE", help=text)
+        picture.add_argument("--no-picture", action="store_true", help="draw nothing")
         parser.add_argument("--keep", type=Path, metavar="DIR", help="write the model repository to DIR and leave it")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -80,7 +96,7 @@ class DemoCommand:
             stopped = _first(group)  # out of the nurseries' groups, for whoever waits for a bare Ctrl-C
         if report is None:
             raise stopped or KeyboardInterrupt
-        return _show(report, screen, as_json=arguments.json)
+        return _show(report, screen, settings.picture, as_json=arguments.json)
 
 
 command = DemoCommand()
@@ -93,22 +109,29 @@ async def perform(
     began_s = trio.current_time()
     ledger = WitnessLoader.ledger = Ledger()
     played: list[ActRow] = []
-    async with open_engine(repository=repository.root) as engine, engine.events() as events:
+    async with (
+        trio.open_nursery() as nursery,  # around the engine: the recorder hears of all that happens till it has closed
+        open_engine(repository=repository.root) as engine,
+        engine.events() as events,
+    ):
         traffic = Traffic(engine, held_out, settings.clients)
+        recorder = Recorder(traffic)
+        await nursery.start(recorder.listen, engine)
         stage = Stage(engine, traffic, ledger, repository)
         screen.follow(traffic)
         try:
             opened = await _play(stage, 0, OPENING)
             if opened.ok:
-                await _play_all(stage, acts, settings.window_s, screen, played)
+                await _play_all(stage, acts, settings.window_s, screen, recorder, played)
             else:
                 played.append(opened)
             await _until_no_load_hangs(engine, events)
-            at_end = AtEnd(engine.audit(), engine.statistics().stuck_loads)
+            at_end = AtEnd(engine.audit(), engine.statistics().stuck_loads, stage.fallbacks)
         finally:
             ledger.let_go()
     # Only now every model is closed, so only now loads and closes can be compared.
-    return collect(settings.clients, played, traffic, ledger, at_end, trio.current_time() - began_s)
+    total_s = trio.current_time() - began_s
+    return collect(settings.clients, played, traffic, ledger, at_end, total_s, recorder.series())
 
 
 async def _demonstrate(settings: Settings, screen: Screen) -> Report:
@@ -129,10 +152,13 @@ async def _demonstrate(settings: Settings, screen: Screen) -> Report:
     return attrs.evolve(report, total_s=trio.current_time() - began_s)
 
 
-async def _play_all(stage: Stage, acts: Sequence[Act], window_s: float, screen: Screen, played: list[ActRow]) -> None:
+async def _play_all(
+    stage: Stage, acts: Sequence[Act], window_s: float, screen: Screen, recorder: Recorder, played: list[ActRow]
+) -> None:
     """Play act after act with a rest before and behind each, until one fails; the clients ask all the time."""
     traffic = stage.traffic
     async with trio.open_nursery() as nursery:
+        await nursery.start(recorder.look)
         await nursery.start(traffic.run)
         nursery.start_soon(_keep_drawing, screen, traffic)
         await _rest(traffic, window_s)
@@ -191,7 +217,17 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         raise InvalidValue(f"--clients is {arguments.clients}; it must be 1 or more")
     if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
         raise InvalidValue(f"--seconds is {arguments.seconds:g}; it must be a number above 0")
-    return Settings(arguments.clients, arguments.seconds, arguments.keep)
+    picture = _picture(arguments)
+    if picture is not None:
+        picture.check()
+    return Settings(arguments.clients, arguments.seconds, arguments.keep, picture)
+
+
+def _picture(arguments: argparse.Namespace) -> Picture | None:
+    """Return where to draw; who asks for JSON is a machine, and finds no file that it did not name."""
+    if arguments.no_picture or (arguments.json and arguments.picture is None):
+        return None
+    return Picture.at(arguments.picture or DEFAULT)
 
 
 @contextmanager
@@ -212,11 +248,17 @@ def _folder(keep: Path | None) -> Generator[Path]:
     yield keep.resolve()
 
 
-def _show(report: Report, screen: Screen, *, as_json: bool) -> int:
-    """Show the report, and return the exit status that it comes to."""
+def _show(report: Report, screen: Screen, picture: Picture | None, *, as_json: bool) -> int:
+    """Show the report, draw it, and return the exit status that it comes to.
+
+    Raises InvalidValue where the picture cannot be written any more; what is said has been said by then.
+    """
     faults = report.faults()
     if as_json:
-        print(json.dumps(report.as_json(), indent=2))
+        print(json.dumps(report.as_json(), allow_nan=False))
     verdict = "\n".join(f"FAILED: {fault}" for fault in faults) or _GOOD
     screen.close_with(tables(report), f"{verdict}\nThe whole run took {report.total_s:.0f} s.", good=not faults)
+    if picture is not None:
+        picture.write(report)
+        screen.say(f"The picture of it is in {' and '.join(map(str, picture.files))}.")
     return 1 if faults else 0

@@ -61,8 +61,8 @@ def train() -> tuple[dict[str, Classifier], HeldOut]:
 
     Raises LoaderNotInstalled without scikit-learn.
     """
-    data = _need("sklearn.datasets").load_digits()
-    images, held_images, labels, held_labels = _need("sklearn.model_selection").train_test_split(
+    data = need("sklearn.datasets").load_digits()
+    images, held_images, labels, held_labels = need("sklearn.model_selection").train_test_split(
         data.data.astype("float32"),
         data.target.astype("int64"),
         test_size=_HELD_OUT_SHARE,
@@ -71,7 +71,7 @@ def train() -> tuple[dict[str, Classifier], HeldOut]:
     )
     versions = {"1": _simple(), "2": _better()}
     # With more threads the matrix library spins between its tiny products: 0.8 s became 3-18 s on two busy cores.
-    with _need("threadpoolctl").threadpool_limits(1):
+    with need("threadpoolctl").threadpool_limits(1):
         for classifier in versions.values():
             classifier.fit(images, labels)
     return versions, HeldOut(images=held_images, labels=held_labels)
@@ -83,8 +83,8 @@ def export(estimator: Classifier, path: Path) -> None:
     Input `image` float32 (batch, 64); outputs `label` int64 (batch,) and `probabilities` float32 (batch, 10).
     Raises LoaderNotInstalled without skl2onnx, and OSError.
     """
-    types = _need("skl2onnx.common.data_types")
-    model = _need("skl2onnx").convert_sklearn(
+    types = need("skl2onnx.common.data_types")
+    model = need("skl2onnx").convert_sklearn(
         estimator,
         name=MODEL,
         initial_types=[("image", types.FloatTensorType([None, PIXELS]))],
@@ -95,7 +95,7 @@ def export(estimator: Classifier, path: Path) -> None:
         options={"zipmap": False},  # with it the probabilities were a list of dicts, which no loader can serve
         target_opset=_OPSET,
     )
-    _write(path, model.SerializeToString())
+    write_whole(path, model.SerializeToString())
 
 
 def write_repository(root: Path) -> HeldOut:
@@ -103,36 +103,36 @@ def write_repository(root: Path) -> HeldOut:
 
     Raises LoaderNotInstalled without the demo's packages, and OSError.
     """
-    _need("skl2onnx")  # before the training, not after it
+    need("skl2onnx")  # before the training, not after it
     versions, held_out = train()
     for version, classifier in versions.items():
         folder = root / MODEL / version
         folder.mkdir(parents=True, exist_ok=True)
         export(classifier, folder / "model.onnx")
-        _write(folder / "model.toml", b'loader = "onnx"\n')
+        write_whole(folder / "model.toml", b'loader = "onnx"\n')
     return held_out
 
 
 def _simple() -> Classifier:
     """Return the unfitted version 1: a linear model, held back so that there is something to gain."""
-    linear = _need("sklearn.linear_model").LogisticRegression(C=0.2)
+    linear = need("sklearn.linear_model").LogisticRegression(C=0.2)
     return _scaled(linear)
 
 
 def _better() -> Classifier:
     """Return the unfitted version 2: a small neural network."""
-    network = _need("sklearn.neural_network").MLPClassifier((128,), max_iter=400, random_state=_SEED)
+    network = need("sklearn.neural_network").MLPClassifier((128,), max_iter=400, random_state=_SEED)
     return _scaled(network)
 
 
 def _scaled(classifier: object) -> Classifier:
     """Return the classifier behind a scaling of the pixels to 0..1, so that the file takes them as they are."""
-    scaler = _need("sklearn.preprocessing").MinMaxScaler()
-    pipeline: Classifier = _need("sklearn.pipeline").make_pipeline(scaler, classifier)
+    scaler = need("sklearn.preprocessing").MinMaxScaler()
+    pipeline: Classifier = need("sklearn.pipeline").make_pipeline(scaler, classifier)
     return pipeline
 
 
-def _need(module_name: str) -> Any:
+def need(module_name: str) -> Any:
     """Return a module of a package that only the demo needs and that has no type information.
 
     Raises LoaderNotInstalled naming the extra.
@@ -146,7 +146,7 @@ def _need(module_name: str) -> Any:
         ) from error
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write beside the final name and rename, so that whoever looks sees the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -13,10 +13,13 @@ from typing import Any
 import attrs
 
 from changeover import Audit, Balance, VersionKey
-from changeover_plugins.demo.clients import FINISH_S, Traffic, Window
+from changeover_plugins.demo.clients import FINISH_S, Traffic, Window, percentile
 from changeover_plugins.demo.digits import MODEL
 from changeover_plugins.demo.repository import KINDS
+from changeover_plugins.demo.series import Series
 from changeover_plugins.demo.witness import Ledger
+
+_NOTHING = Series()
 
 
 @attrs.frozen
@@ -42,6 +45,10 @@ class VersionRow:
     """Answers that named the digit that the image shows."""
     lost: int
     """Requests that ended in an error that names this version."""
+    stood_in: int
+    """Answers that it gave because a newer version had raised."""
+    raised: int
+    """Requests on which it raised because it was told to, as the witness counts them."""
     acquired: int
     """References that were taken, as the engine counts them."""
     released: int
@@ -88,6 +95,8 @@ class AtEnd:
     audit: Audit
     stuck_loads: int
     """Load threads that hang still."""
+    fallbacks: int = 0
+    """Requests that were answered by a fallback."""
 
 
 @attrs.frozen
@@ -109,6 +118,12 @@ class Report:
     """Load threads that hang still."""
     total_s: float
     """How long the run took, training included."""
+    fell_back: int = 0
+    """Answers that the old version gave because the new one had raised, as the clients count them."""
+    fallbacks: int = 0
+    """The same as the engine counts them."""
+    series: Series = _NOTHING
+    """The same over time."""
 
     @property
     def lost(self) -> int:
@@ -153,9 +168,10 @@ class Report:
         if self.lost:
             seen = "; ".join(f"{reason} ({times} times)" for reason, times in self.reasons.items())
             yield f"{self.lost:,} of {self.sent:,} requests were lost: {seen or f'no answer within {FINISH_S:g} s'}"
+        if self.fell_back != self.fallbacks:
+            yield f"{self.fell_back:,} answers came from a fallback, and the engine counts {self.fallbacks:,}"
         if not self.balanced:
             yield f"references leaked: {self.held:,} are still held, or taken and given back do not add up"
-
         if self.stuck_loads:
             yield f"{self.stuck_loads:,} loads still hang, so what they bring was never seen to be closed"
 
@@ -170,7 +186,13 @@ class Report:
 
 
 def collect(
-    clients: int, acts: Sequence[ActRow], traffic: Traffic, ledger: Ledger, at_end: AtEnd, total_s: float
+    clients: int,
+    acts: Sequence[ActRow],
+    traffic: Traffic,
+    ledger: Ledger,
+    at_end: AtEnd,
+    total_s: float,
+    series: Series = _NOTHING,
 ) -> Report:
     """Return the report of a run that is over."""
     return Report(
@@ -184,12 +206,10 @@ def collect(
         balanced=at_end.audit.clean,
         stuck_loads=at_end.stuck_loads,
         total_s=total_s,
+        fell_back=traffic.fell_back.total(),
+        fallbacks=at_end.fallbacks,
+        series=series,
     )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest of the sorted values that so large a share of them does not exceed (the nearest rank)."""
-    return values[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _version_row(version: str, traffic: Traffic, ledger: Ledger, audit: Audit) -> VersionRow:
@@ -200,6 +220,8 @@ def _version_row(version: str, traffic: Traffic, ledger: Ledger, audit: Audit) -
         answered=traffic.answered[version],
         right=traffic.right[version],
         lost=traffic.lost[version],
+        stood_in=traffic.fell_back[version],
+        raised=ledger.raised[version],
         acquired=balance.acquired,
         released=balance.released,
         held=balance.held,

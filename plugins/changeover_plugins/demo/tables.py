@@ -32,15 +32,16 @@ def tables(report: Report) -> tuple[Table, ...]:
 
 def _requests(report: Report) -> Table:
     rows = [
-        (row.version, row.kind, _count(row.sent), _count(row.answered), _count(row.lost), _percent(row.accuracy))
+        (row.version, row.kind, *map(_count, (row.sent, row.answered, row.stood_in, row.lost)), _percent(row.accuracy))
         for row in report.versions
     ]
     right = sum(row.right for row in report.versions)
     accuracy = right / report.answered if report.answered else None
-    total = ("all", "", _count(report.sent), _count(report.answered), _count(report.lost), _percent(accuracy))
+    sums = map(_count, (report.sent, report.answered, report.fell_back, report.lost))
+    total = ("all", "", *sums, _percent(accuracy))
     return Table(
         f"Requests of {report.clients} clients, one held-out image each",
-        ("version", "what it is", "sent", "answered", "lost", "accuracy"),
+        ("version", "what it is", "sent", "answered", "as fallback", "lost", "accuracy"),
         (*rows, total),
         words=2,
     )
@@ -51,14 +52,14 @@ def _references(report: Report) -> Table:
     sums = [sum(column) for column in zip(*map(_references_of, report.versions), strict=True)]
     return Table(
         "References (the engine's count) and models (a witness's count)",
-        ("version", "acquired", "released", "held", "loaded", "closed", "used after close"),
+        ("version", "acquired", "released", "held", "loaded", "closed", "raised", "used after close"),
         (*rows, ("all", *map(_count, sums))),
         words=1,
     )
 
 
 def _references_of(row: VersionRow) -> tuple[int, ...]:
-    return row.acquired, row.released, row.held, row.loaded, row.closed, row.used_after_close
+    return row.acquired, row.released, row.held, row.loaded, row.closed, row.raised, row.used_after_close
 
 
 def _latencies(report: Report) -> Table:

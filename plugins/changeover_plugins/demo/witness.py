@@ -1,7 +1,8 @@
 """A loader that watches: it wraps the ONNX loader and counts loads, closes, and predictions on a closed model.
 
 The counts are a `Ledger`, the one that `WitnessLoader.ledger` named when a model was loaded. It spawns nothing; with
-the option `hang_s` a load blocks its thread, as a loader that waits for a dead file server would.
+the option `hang_s` a load blocks its thread, as one that waits for a dead file server would; with `raise_times` a model
+raises on so many requests.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Ledger:
         """Calls of `close()`."""
         self.used_after_close: Counter[str] = Counter()
         """Calls of `predict` that began, or were still running, when `close()` had been called."""
+        self.raised: Counter[str] = Counter()
+        """Requests on which a model raised because it was told to."""
         self.hanging: Counter[str] = Counter()
         """Loads that hang at this moment."""
         self._lock = threading.Lock()
@@ -40,6 +43,13 @@ class Ledger:
         """Add to one of the counters; two threads may do so at once."""
         with self._lock:
             counter[version] += by
+
+    def raises_once_more(self, version: str, times: int) -> bool:
+        """Return whether a model of this version has yet to raise, and count it if so."""
+        with self._lock:
+            still = self.raised[version] < times
+            self.raised[version] += still
+            return still
 
     def living(self, version: str) -> int:
         """Return how many models of a version are loaded and not closed."""
@@ -62,25 +72,45 @@ class Ledger:
 class WitnessModel:
     """Another model, watched."""
 
-    def __init__(self, model: Model, version: str, ledger: Ledger) -> None:
-        """Take over the model; what happens to it is counted in `ledger` under `version`."""
+    def __init__(
+        self, model: Model, version: str, ledger: Ledger, *, raise_after: int = 0, raise_times: int = 0
+    ) -> None:
+        """Take over the model; what happens to it is counted in `ledger` under `version`.
+
+        Behind its first `raise_after` calls it raises on `raise_times` requests.
+        """
         self.signature: Signature = model.signature
         self.thread_safe = model.thread_safe
         self._model = model
         self._version = version
         self._ledger = ledger
+        self._raise_after = raise_after
+        self._raise_times = raise_times
         self._closed = False
         ledger.count(ledger.loaded, version)
 
     def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Pass on; raises what the model raises."""
+        """Pass on; raises what the model raises, and RuntimeError where it is told to."""
         try:
+            if self._raise_times:
+                self._raise_if_told(inputs)
             return self._model.predict(inputs)
         finally:
             # One look behind the call catches both: what is closed stays closed, so a call that began too late is
             # late here as well. A call that raised for being late is counted all the same.
             if self._closed:
                 self._ledger.count(self._ledger.used_after_close, self._version)
+
+    def _raise_if_told(self, inputs: Mapping[str, Any]) -> None:
+        """Raise on single requests until it has done so often enough; a batch comes again request by request."""
+        if self._raise_after:
+            self._raise_after -= 1
+            return
+        single = all(len(values) == 1 for values in inputs.values())
+        if single and not self._ledger.raises_once_more(self._version, self._raise_times):
+            return
+        if single or self._ledger.raised[self._version] < self._raise_times:
+            raise RuntimeError("this version raises on its first requests")
 
     def memory_bytes(self) -> int | None:
         """Return what the model says."""
@@ -94,7 +124,10 @@ class WitnessModel:
 
 
 class WitnessLoader:
-    """Loads `.onnx` files under watch; the options are `hang_s` (default 0) and those of the ONNX loader."""
+    """Loads `.onnx` files under watch.
+
+    The options are `hang_s`, `raise_after` and `raise_times` (default 0), and those of the ONNX loader.
+    """
 
     api_version: ClassVar[int] = API_VERSION
     executes_code_on_load: ClassVar[bool] = False
@@ -103,13 +136,20 @@ class WitnessLoader:
     """Where the next load is counted; the engine makes a loader without arguments, so it stands here."""
 
     def load(self, source: Source) -> Model:
-        """Hang if told to, then load as the ONNX loader does; raises what that raises, and TypeError for `hang_s`."""
+        """Hang if told to, then load as the ONNX loader does; raises what that raises, and TypeError for its own."""
         ledger = self.ledger
         options = dict(source.options)
-        hang_s = options.pop("hang_s", 0)
-        if not isinstance(hang_s, int | float):
-            raise TypeError(f"option 'hang_s' of {source.model}/{source.version} is {hang_s!r}; it must be a number")
+        hang_s = _number(source, options, "hang_s")
+        raises = {name: int(_number(source, options, name)) for name in ("raise_after", "raise_times")}
         if hang_s > 0:
             ledger.hang(source.version, hang_s)
         model = OnnxLoader().load(attrs.evolve(source, options=options))
-        return WitnessModel(model, source.version, ledger)
+        return WitnessModel(model, source.version, ledger, **raises)
+
+
+def _number(source: Source, options: dict[str, Any], name: str) -> float:
+    """Take a number out of the options, 0 where it is not there; raises TypeError for anything else."""
+    number = options.pop(name, 0)
+    if not isinstance(number, int | float):
+        raise TypeError(f"option {name!r} of {source.model}/{source.version} is {number!r}; it must be a number")
+    return number

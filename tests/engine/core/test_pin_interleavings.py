@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 
 from changeover.core.ledger import Account, RefId, Use
-from changeover.core.routes import Shifted, VersionGone
+from changeover.core.routes import Shifted, Trial, VersionGone
 from changeover.core.values import VersionKey
 from changeover.errors import NotReady
 from changeover.runtime.loaded import LoadedModel
-from changeover.runtime.router import Router
+from changeover.runtime.router import Pinned, Router
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
 USE: Use = ("request", 0.0, None, None)
@@ -54,6 +54,7 @@ class World:
         self.router = router(silence, silence, lambda model, version: NotReady(f"{model}/{version}"))
         self.loaded = {version: Loaded(version, account) for version in ("1", "2")}
         self.swapped = False
+        self.leaving = False
         self.wrong: list[str] = []
         for loaded in self.loaded.values():
             self.router.opened(cast("Any", loaded))
@@ -64,7 +65,24 @@ class World:
 
     def request_slowly(self) -> None:
         """Pin on the way that a request takes where the traffic is split."""
-        self.use(self.router._pin_slowly, None)
+        self.use(lambda use, model, version: self.router._pin_slowly(use, model, version, None)[:2], None)
+
+    def request_on_trial(self) -> None:
+        """Pin as a request does while version 2 is on trial, with version 1 standing by where that takes requests."""
+        pinned = self.router.pin_request(USE, "m", None)
+        held = [(pinned.account, pinned.ref)]
+        if pinned.standby is not None:
+            held.append((pinned.standby, pinned.standby_ref))
+        elif pinned.account.owner.key.version == "2" and self.loaded["1"].account.open and not self.leaving:
+            self.wrong.append("version 1 takes requests, and does not stand by")
+        for account, _ in held:
+            if account.owner.closed:
+                self.wrong.append(f"{account.owner.key} was pinned after its close")
+            account.owner.users += 1
+        self.pause()
+        for account, ref in held:
+            account.owner.users -= 1
+            account.release(ref)
 
     def use(self, pin: Callable[[Use, str, str | None], tuple[Account, RefId]], version: str | None) -> None:
         """Pin, use, release, and look at what was pinned."""
@@ -84,6 +102,15 @@ class World:
         """Ask for version 1 by name, which may be gone."""
         with suppress(NotReady):
             self.request("1")
+
+    def pass_the_pivot(self) -> None:
+        """End the trial of version 2 with all of the traffic, then drain version 1."""
+        self.leaving = True
+        self.swap()
+
+    def lose_the_new(self) -> None:
+        """Lose version 2 in the middle of its trial."""
+        self.drain("2")
 
     def swap(self) -> None:
         """Shift to version 2 and drain version 1."""
@@ -120,11 +147,14 @@ def world(
     closed: Mapping[str, int],
     router: type[Router] = Router,
     account: type[Account] = Account,
+    on_trial: bool = False,
 ) -> Make:
     """Make cases; `closed` says how often each version must be closed in the end."""
 
     def make(pause: Pause) -> Case:
         it = World(pause, router, account)
+        if on_trial:
+            it.router.try_out("m", Trial("2", "1"), 0.9)
         return Case([partial(program, it) for program in programs], lambda: it.check(closed))
 
     return make
@@ -181,6 +211,17 @@ def test_the_slow_way_always_finds_a_version_too(explorer: Explorer, leave: Call
     assert explorer.explore(world(World.request_slowly, leave, closed={"1": 1}), preemptions=2) > 1_000
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "closed"), [(World.pass_the_pivot, {"1": 1}), (World.lose_the_new, {"2": 1})], ids=["pivot", "crash"]
+)
+def test_a_request_on_trial_holds_both_versions(
+    explorer: Explorer, meanwhile: Callable[[World], None], closed: dict[str, int]
+) -> None:
+    """A request that races the pivot or the end of the new version is held; who stands by for it is not closed before."""
+    make = world(World.request_on_trial, meanwhile, closed=closed, on_trial=True)
+    assert explorer.explore(make, preemptions=1) > 100
+
+
 def test_two_requests_during_a_swap(explorer: Explorer) -> None:
     """Two pins that race a swap and each other succeed, on versions that are not closed before their release."""
     make = world(World.request, World.request, World.swap, closed={"1": 1})
@@ -193,7 +234,7 @@ def test_two_requests_during_a_swap(explorer: Explorer) -> None:
 class PicksOnce(Router):
     """A request that meets a version that was just shut is refused."""
 
-    def _pin_slowly(self, use: Use, model: str, version: str | None) -> tuple[Account, RefId]:
+    def _pin_slowly(self, use: Use, model: str, version: str | None, key: str | None) -> Any:
         raise NotReady(model)
 
 
@@ -247,3 +288,23 @@ def test_a_drain_that_does_not_shut_the_account_is_found(explorer: Explorer) -> 
 
     with pytest.raises(Violation, match="after its close"):
         explorer.explore(world(World.request, swap, closed={"1": 1}), preemptions=2)
+
+
+class HoldsOneAfterTheOther(Router):
+    """Who stands by is looked at when it is needed, and not pinned with the request."""
+
+    def pin_request(self, use: Use, model: str, key: str | None) -> Pinned:
+        pinned = super().pin_request(use, model, key)
+        if pinned.standby is not None:
+            pinned.standby.release(pinned.standby_ref)
+            pinned.standby_ref = cast("Any", pinned.standby.acquire(use))
+        return pinned
+
+
+def test_a_standby_that_is_pinned_late_is_found() -> None:
+    """The check fails where the old version can go between the pick and the failure that it stands by for."""
+    make = world(
+        World.request_on_trial, World.pass_the_pivot, closed={"1": 1}, router=HoldsOneAfterTheOther, on_trial=True
+    )
+    with Explorer(Router, Account, HoldsOneAfterTheOther) as explorer, pytest.raises(Violation):
+        explorer.explore(make, preemptions=1)

@@ -13,10 +13,10 @@ from typing import Any
 import attrs
 import pytest
 
+from changeover.core.shift import Guard, Shift, Stage
 from changeover.core.values import (
     Batching,
     Drain,
-    Shift,
     SwapState,
     Timeouts,
     VersionKey,
@@ -30,8 +30,12 @@ NO_SECONDS: tuple[Any, ...] = (-1, math.nan, math.inf, -math.inf, True, "1", [])
 NO_COUNTS: tuple[Any, ...] = (-1, 1.5, math.nan, True, "1", [])
 NO_NAMES: tuple[Any, ...] = ("", "../x", "a/b", ".", "..", "a b", 1, None)
 NO_FLAGS: tuple[Any, ...] = (0, 1, "yes", None)
+NO_RATIOS: tuple[Any, ...] = (0, -1, math.nan, -math.inf, True, "1", [])
+NO_RATES: tuple[Any, ...] = (*NO_RATIOS, None, 1.01, math.inf)
 
 SPEC: dict[str, Any] = {"model": "digits", "version": "1", "source": "digits.onnx", "loader": "onnx"}
+
+KINDS = (VersionSpec, Batching, Drain, Guard, Stage, Shift, Timeouts)
 
 BAD: dict[tuple[type, str], tuple[Any, ...]] = {
     (VersionSpec, "model"): NO_NAMES,
@@ -52,8 +56,28 @@ BAD: dict[tuple[type, str], tuple[Any, ...]] = {
     (Batching, "max_batch"): (*NO_COUNTS, 0, None),
     (Batching, "max_delay_s"): (*NO_SECONDS, None),
     (Drain, "deadline_s"): (*NO_SECONDS, None),
-    (Drain, "then"): ("cancel", "rollback", "close", "", None),
-    (Shift, "kind"): ("canary", "", None),
+    (Drain, "then"): ("close", "", None),
+    (Drain, "grace_s"): (*NO_SECONDS, None),
+    (Guard, "max_error_rate"): NO_RATES,
+    (Guard, "max_error_rate_ratio"): (*NO_RATIOS, None),
+    (Guard, "max_latency_ratio"): (*NO_RATIOS, None),
+    (Guard, "quantile"): NO_RATES,
+    (Guard, "window_s"): (*NO_SECONDS, 0, None),
+    (Guard, "min_samples"): (*NO_COUNTS, 0, None),
+    (Guard, "min_errors"): (*NO_COUNTS, 0, None),
+    (Guard, "latency_slack_s"): (*NO_SECONDS, None),
+    (Stage, "share"): NO_RATES,
+    (Stage, "hold_s"): (*NO_SECONDS, None),
+    (Stage, "samples"): (*NO_COUNTS, None),
+    (Shift, "kind"): ("ramp", "", None),
+    (Shift, "stages"): (None, 5, "0.5"),
+    (Shift, "confirm_s"): (*NO_SECONDS, None),
+    (Shift, "confirm_samples"): (*NO_COUNTS, None),
+    (Shift, "sticky"): NO_FLAGS,
+    (Shift, "shadow"): NO_FLAGS,
+    (Shift, "fallback"): NO_FLAGS,
+    (Shift, "guard"): (True, "strict", {"window_s": 5.0}),
+    (Timeouts, "shift_s"): (*NO_SECONDS, 0),
     (Timeouts, "load_s"): (*NO_SECONDS, 0),
     (Timeouts, "unload_s"): (*NO_SECONDS, 0, None),
 }
@@ -78,8 +102,28 @@ GOOD: dict[tuple[type, str], tuple[Any, ...]] = {
     (Batching, "max_batch"): (1, 32),
     (Batching, "max_delay_s"): (0, 0.5),
     (Drain, "deadline_s"): (0, 30.0),
-    (Drain, "then"): ("quarantine", "wait"),
-    (Shift, "kind"): ("at_once",),
+    (Drain, "then"): ("quarantine", "wait", "cancel", "rollback"),
+    (Drain, "grace_s"): (0, 5.0),
+    (Guard, "max_error_rate"): (0.001, 1),
+    (Guard, "max_error_rate_ratio"): (0.5, 3, math.inf),
+    (Guard, "max_latency_ratio"): (1, 1.5, math.inf),
+    (Guard, "quantile"): (0.5, 0.999, 1),
+    (Guard, "window_s"): (0.1, 60),
+    (Guard, "min_samples"): (1, 1000),
+    (Guard, "min_errors"): (1, 50),
+    (Guard, "latency_slack_s"): (0, 0.1),
+    (Stage, "share"): (1e-6, 0.5, 1),
+    (Stage, "hold_s"): (0, 60),
+    (Stage, "samples"): (0, 100),
+    (Shift, "kind"): ("at_once", "canary"),
+    (Shift, "stages"): ((), (Stage(0.5, 1.0),)),
+    (Shift, "confirm_s"): (0, 5.0),
+    (Shift, "confirm_samples"): (0, 100),
+    (Shift, "sticky"): (True, False),
+    (Shift, "shadow"): (True, False),
+    (Shift, "fallback"): (True, False),
+    (Shift, "guard"): (None, Guard()),
+    (Timeouts, "shift_s"): (None, 60),
     (Timeouts, "load_s"): (None, 0.5),
     (Timeouts, "unload_s"): (0.5, 30),
 }
@@ -88,7 +132,8 @@ GOOD: dict[tuple[type, str], tuple[Any, ...]] = {
 
 def make(kind: type, /, **fields: Any) -> Any:
     """Make a value of a class with good fields but for those given."""
-    return kind(**(SPEC | fields if kind is VersionSpec else fields))
+    needed = {VersionSpec: SPEC, Stage: {"share": 0.5, "hold_s": 1.0}}.get(kind, {})
+    return kind(**(needed | fields))
 
 
 def cases(table: dict[tuple[type, str], tuple[Any, ...]]) -> list[Any]:
@@ -103,7 +148,7 @@ def cases(table: dict[tuple[type, str], tuple[Any, ...]]) -> list[Any]:
 def test_the_tables_cover_every_field() -> None:
     """No field of what a caller hands in is left out of these tests."""
     fields = {
-        (kind, field.name) for kind in (VersionSpec, Batching, Drain, Shift, Timeouts) for field in attrs.fields(kind)
+        (kind, field.name) for kind in KINDS for field in attrs.fields(kind)
     }
     assert BAD.keys() == GOOD.keys() == fields - {(VersionSpec, "warmup")}
 
@@ -123,7 +168,7 @@ def test_a_good_value_is_kept(kind: type, name: str, value: Any) -> None:
     assert getattr(make(kind, **{name: value}), name) == value
 
 
-@pytest.mark.parametrize("kind", [VersionSpec, Batching, Drain, Shift, Timeouts])
+@pytest.mark.parametrize("kind", KINDS)
 def test_values_are_frozen(kind: type) -> None:
     """No field can be written to once the value was made."""
     value = make(kind)
@@ -152,8 +197,6 @@ def test_what_is_planned_is_named() -> None:
     """A choice that is not built yet says so."""
     with pytest.raises(InvalidValue, match='"process" is planned and not built yet'):
         VersionSpec(**SPEC, isolation="process")
-    with pytest.raises(InvalidValue, match='"cancel" and "rollback" are planned and not built yet'):
-        Drain(then="cancel")  # type: ignore[arg-type]
 
 
 # --- warm-up data ---------------------------------------------------------------------------------------------------
@@ -201,3 +244,44 @@ def test_states_read_as_their_names(states: type[VersionState | SwapState]) -> N
 def test_the_shift_at_once_is_the_default() -> None:
     """`Shift.at_once()` and `Shift()` are equal."""
     assert Shift.at_once() == Shift() == Shift(kind="at_once")
+
+
+# --- ramps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_is_a_ramp_and_a_confirmation() -> None:
+    """Pairs of share and seconds become stages; the confirmation comes after them, with all of the traffic."""
+    plan = Shift.canary(stages=[(0.1, 1), (0.5, 2.0)], confirm_s=3.0, confirm_samples=7)
+    assert plan.stages == (Stage(0.1, 1), Stage(0.5, 2.0))
+    assert plan.confirmation == Stage(1.0, 3.0, 7)
+    assert (plan.sticky, plan.shadow, plan.fallback, plan.guard) == (True, False, True, Guard())
+
+
+def test_at_once_has_no_stage_of_its_own() -> None:
+    """All in one step, with a confirmation only where one is asked for."""
+    assert Shift.at_once().confirmation is None
+    assert Shift.at_once(confirm_s=2.0).confirmation == Stage(1.0, 2.0)
+    assert Shift.at_once(confirm_samples=5).confirmation == Stage(1.0, 0.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("stages", "culprit"),
+    [
+        ([], "a stage or more"),
+        ([(0.5, 1), (0.5, 1)], "must rise; 0.5 comes after 0.5"),
+        ([(0.5, 1), (0.1, 1)], "must rise; 0.1 comes after 0.5"),
+        ([(math.nan, 1)], "share must be a number, not nan"),
+        ([(-0.1, 1)], "share must be above 0 and at most 1, not -0.1"),
+        ([(0, 1)], "share must be above 0 and at most 1, not 0"),
+        ([(1.5, 1)], "share must be above 0 and at most 1, not 1.5"),
+        ([(0.5, -1)], "hold_s"),
+        ([(0.5, math.nan)], "hold_s"),
+        ([0.5], "a pair of share and seconds"),
+        ([(0.5, 1, 2, 3)], "a pair of share and seconds"),
+        ("0.5", "pairs of share and seconds"),
+    ],
+)
+def test_a_ramp_that_makes_no_sense_is_refused(stages: Any, culprit: str) -> None:
+    """Shares that are NaN, negative, do not rise or exceed 1 are refused, and the error shows the culprit."""
+    with pytest.raises(InvalidValue, match=re.escape(culprit)):
+        Shift.canary(stages=stages)

@@ -136,7 +136,8 @@ SWAPS = [
     case("swap of what serves nothing", lambda e, _: e.swap("odd", "1"), SwapNotAllowed, "odd", "no active version"),
     case("start of a swap to itself", lambda e, _: e.start_swap("m", "1"), SwapNotAllowed, "m/1"),
     case("swap with a strange on_busy", lambda e, _: e.swap("m", "3", on_busy="panic"), InvalidValue, "'panic'"),
-    case("swap with on_busy that comes later", lambda e, _: e.swap("m", "3", on_busy="queue"), InvalidValue, "queue"),
+    case("swap with a strange on_cancel", lambda e, _: e.swap("m", "3", on_cancel="no"), InvalidValue, "'no'"),
+    case("swap by a plan that is none", lambda e, _: e.swap("m", "3", plan="canary"), InvalidValue, "'canary'"),
     case("swap to what does not load", swap_to_bad, SwapFailed, "m", "4"),
 ]
 
@@ -282,7 +283,6 @@ FIELDS = [
         ("warm-up that is no data", {"warmup": [5]}, ("warm-up", "int")),
     ]
 ] + [
-    case("drain policy that comes later", lambda e, _: Drain(then="cancel"), InvalidValue, "then", "planned"),
     case("drain policy that is none", lambda e, _: Drain(then="panic"), InvalidValue, "then", "'panic'"),
     case("no rows in a batch", lambda e, _: Batching(0), InvalidValue, "max_batch", "0"),
     case("events without a buffer", lambda e, _: e.events(buffer=0), InvalidValue, "buffer", "0"),

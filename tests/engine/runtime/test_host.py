@@ -359,7 +359,7 @@ async def test_a_retired_model_answers_what_is_queued(autojump_clock: Any) -> No
 
             ref = loaded.account.acquire(USE)
             assert ref is not None
-            request = Request(loaded.account, ref, {}, 1, 0.0, trio.lowlevel.current_task())
+            request = Request(loaded.account, ref, {}, 1, 0.0, s.host.replies, trio.lowlevel.current_task())
             assert loaded.lane.offer(request)
             await trio.lowlevel.wait_task_rescheduled(lambda _raise: trio.lowlevel.Abort.FAILED)
             outcomes.append(request.error)

@@ -43,7 +43,7 @@ async def check_undone(rig: Rig, operation: SwapOperation) -> None:
     assert await serving(rig) == "1"
     assert rig.engine.loaded_versions("m") == ("1",)
     assert [made.closed for made in rig.cast.of("m", "1")] == [0]
-    assert rig.engine._saga_world.slots == {}
+    assert rig.engine._slots.everybody() == ()
     assert rig.engine.audit().clean
 
 
@@ -369,7 +369,7 @@ async def test_a_compensation_that_fails_for_good_is_reported(rig: Rig, autojump
     assert "being undone because of no space left" in operation.error_message
     assert sum(at("load", forward=False)(record) for record in journal.tried) == 4
     assert await serving(rig) == "1"
-    assert rig.engine._saga_world.slots == {}
+    assert rig.engine._slots.everybody() == ()
 
 
 async def test_a_journal_that_is_gone_for_good_leaves_the_traffic_where_it_was(rig: Rig, autojump_clock: Any) -> None:
@@ -385,7 +385,7 @@ async def test_a_journal_that_is_gone_for_good_leaves_the_traffic_where_it_was(r
     with pytest.raises(SwapFailed):
         await rig.engine.swap("m", "2")
     assert await serving(rig) == "1"
-    assert rig.engine._saga_world.slots == {}
+    assert rig.engine._slots.everybody() == ()
     assert rig.engine.statistics().swaps_open == 0
 
 
@@ -520,9 +520,9 @@ async def test_past_swaps_are_remembered_by_model(rig: Rig, autojump_clock: Any)
 
 async def test_the_history_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any) -> None:
     """Only so many ended swaps are kept, the newest ones."""
-    from changeover.runtime import calls
+    from changeover.runtime import swaps
 
-    monkeypatch.setattr(calls, "SWAPS_KEPT", 5)
+    monkeypatch.setattr(swaps, "SWAPS_KEPT", 5)
     await rig.ready()
     rig.add("m", "2")
     ids = [(await rig.engine.swap("m", "2" if n % 2 == 0 else "1")).id for n in range(12)]

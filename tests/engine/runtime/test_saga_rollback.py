@@ -56,7 +56,7 @@ async def check_back(rig: Rig, swap: Outcome) -> None:
     assert rig.engine.loaded_versions("m") == ("1",)
     assert rig.cast.open() == ["m/1"]
     assert len(rig.cast.of("m", "1")) == 1
-    assert rig.engine._saga_world.slots == {}
+    assert rig.engine._slots.everybody() == ()
 
 
 @pytest.mark.parametrize("work", ["load", "warm"])

@@ -273,7 +273,7 @@ def assert_nobody_waits(stage: Stage) -> None:
     assert not engine._host.jobs
     assert not engine._host.replies._expected
     assert not engine._host.replies._done
-    assert engine._saga_world.slots == {}
+    assert engine._slots.everybody() == ()
     assert all(saga.ended.settled for saga in engine._sagas.values())
     for version in engine._versions.values():
         left = (version._loading, version._draining, version._current, version._later, version._warming)

@@ -1,0 +1,320 @@
+"""The engine from asyncio: the names of `changeover.Engine`, each call that waits awaited on the caller's own loop.
+
+`open_engine` opens an engine in a thread of its own and closes both behind the block. An `Engine` here owns one way
+back for worker replies per asyncio loop. It never blocks the loop, but for one turn of the engine's own in `register`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from changeover.core.checks import seconds
+from changeover.core.shift import Shift
+from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation
+from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
+from changeover.runtime.aio_parts import Bell, Homes, Parking
+from changeover.runtime.aio_stay import OnAsyncio, TaskStay, running_loop
+from changeover.runtime.engine import open_engine as open_on_trio
+from changeover.runtime.errand import Errand
+from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.references import ReferenceTracker
+from changeover.runtime.seat import Seat, closed
+from changeover.runtime.seated import Seated
+from changeover.runtime.swaps import OnBusy, OnCancel
+
+__all__ = ["Engine", "Events", "open_engine"]
+
+_T = TypeVar("_T")
+
+
+class Engine(Seated):
+    """An open engine; `open_engine` makes it. Any asyncio loop may use it; the one that opened it closes it."""
+
+    def __init__(self, seat: Seat) -> None:
+        """Be the asyncio face of the engine that sits there."""
+        super().__init__(seat, OnAsyncio())
+        self._homes = Homes(self._host.homes)
+        self._references = _References(self._references, self._wait_for_zero)
+
+    # --- versions ---
+
+    async def load(self, model: str, version: str) -> None:
+        """Load a version and run its warm-up data; traffic moves only where the model had no ready version.
+
+        Joins a running load. Cancelled, it calls the load off where nobody else waits for it. Raises
+        `ModelNotRegistered`, `AlreadyLoaded`, `LoadFailed`, `LoadTimeout`, `WarmUpFailed`, `OverBudget` and
+        `TooManyStuckLoads`.
+        """
+        await self._send(partial(self._engine.load, model, version))
+
+    async def ensure_loaded(self, model: str, version: str) -> None:
+        """Do as `load`, and be content where the version is loaded already."""
+        await self._send(partial(self._engine.ensure_loaded, model, version))
+
+    async def unload(
+        self, model: str, version: str, *, drain: Drain | None = None, force: bool = False
+    ) -> DrainOutcome:
+        """Take a version out of use, wait for its holders and close it; return how the drain ended.
+
+        It is never closed in use: out of time it stays in quarantine until its last holder leaves. Joins a running
+        unload. Cancelled, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and `SwapInProgress`.
+        """
+        return await self._send(partial(self._engine.unload, model, version, drain=drain, force=force))
+
+    async def warm_up(self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+        """Run inputs through a ready version under a `warmup` reference; its state and its traffic stay as they are.
+
+        Cancelled, the data goes on running. Raises `VersionNotLoaded` and `WarmUpFailed`.
+        """
+        await self._send(partial(self._engine.warm_up, model, version, as_data(data)))
+
+    async def scan(self) -> tuple[VersionSpec, ...]:
+        """Register what is new in the repository folder, and return it; folders that cannot be are logged.
+
+        Raises `InvalidValue` where the engine has no repository, or the folder is gone.
+        """
+        return await self._send(self._engine.scan)
+
+    async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> None:
+        """Return once nobody holds the version; raises `DrainTimeout`, which names the holders. Changes nothing."""
+        await self._send(partial(self._engine.wait_for_drain, model, version, timeout_s))
+
+    # --- requests ---
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: str | None = None,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Reply:
+        """Answer one request by the active version, or the one named; requests with the same `key` find the same one.
+
+        With `execution="inline"` the model is called right here and cannot be interrupted; otherwise a worker calls
+        it. Cancelled in the queue, the request never runs; cancelled later, its reference stays until its thread is
+        done. Raises `InvalidInput`, `PredictFailed`, `NotReady`, `Overloaded`, `RequestTimeout` and what `lease` does.
+        """
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s)
+        loop = running_loop()
+        inference = self._inference(self._homes.of(loop), None, model, inputs, version, key)
+        request = inference.begin()
+        if request is None:
+            return inference.reply
+        parking = Parking(loop, timeout_s)
+        try:
+            while request is not None:
+                request.waiter = parking.future()
+                try:
+                    await request.waiter
+                except BaseException:
+                    inference.leave(request)
+                    raise
+                if request.reply is None and request.error is None:
+                    inference.leave(request)
+                    raise inference.timed_out(timeout_s or 0.0)
+                request = inference.next(request)
+        finally:
+            parking.end()
+        return inference.reply
+
+    # --- swaps ---
+
+    async def swap(
+        self,
+        model: str,
+        to: str,
+        *,
+        from_: str | None = None,
+        plan: Shift | None = None,
+        drain: Drain | None = None,
+        timeouts: Timeouts | None = None,
+        on_busy: OnBusy = "refuse",
+        on_cancel: OnCancel = "abort",
+    ) -> SwapOperation:
+        """Load the new version, move the traffic to it, drain and unload the old one; return once that is true.
+
+        Cancelled before the pivot, the swap is undone in the background, or goes on with `on_cancel="detach"`; after
+        it, it goes on. Raises `SwapFailed`, `SwapRolledBack` and `Superseded`, each with its `operation`, and what
+        `start_swap` raises.
+        """
+        return await self._send(
+            partial(
+                self._engine.swap, model, to,
+                from_=from_, plan=plan, drain=drain, timeouts=timeouts, on_busy=on_busy, on_cancel=on_cancel,
+            )
+        )  # fmt: skip
+
+    async def wait_for_swap(self, swap_id: str) -> SwapOperation:
+        """Return a swap once it is completed, or raise what `swap` would have raised.
+
+        Cancelled, the swap goes on. Raises `SwapNotFound`, `SwapFailed`, `SwapRolledBack` and `Superseded`.
+        """
+        return await self._send(partial(self._engine.wait_for_swap, swap_id))
+
+    async def rollback(self, swap_id: str) -> SwapOperation:
+        """Take a swap back: turn it round while it runs, or swap back after it; return the operation that did.
+
+        Cancelled, the rollback goes on. Raises `SwapNotFound`, `SwapNotAllowed` where it did not happen or the
+        traffic has moved on, `SwapInProgress`, and `SwapFailed` where it could not be undone.
+        """
+        return await self._send(partial(self._engine.rollback, swap_id))
+
+    # --- looking ---
+
+    def events(self, buffer: int = 1000) -> Events:  # type: ignore[override]  # the same block, in another world
+        """Return the events from now on, to enter with `async with` and to read with `async for`."""
+        return Events(Feed(self._bus, buffer))
+
+    # --- inside ---
+
+    async def _send(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Have the engine's loop make a call, and wait for its end.
+
+        Cancelled, it interrupts the call and waits until that has ended; cancelled once more, it leaves at once.
+        """
+        self._check_open()
+        bell = Bell(running_loop())
+        errand = Errand(call, bell.ring_soon)
+        self._seat.send(errand)
+        try:
+            await bell.rung()
+        except asyncio.CancelledError as cancelled:
+            self._seat.call_off(errand)
+            try:
+                await bell.rung()
+            finally:
+                error = errand.leave()
+            raise cancelled from error
+        return errand.take(closed)
+
+    async def _until_ready(self, model: str, version: str | None) -> None:
+        await self._send(partial(self._until_ready_there, model, version))
+
+    async def _wait_for_zero(self, model: str, version: str, timeout_s: float) -> None:
+        seconds("timeout_s", timeout_s)
+        await self._send(partial(self._engine.references.wait_for_zero, model, version, timeout_s))
+
+
+class _References(ReferenceTracker):
+    """References by name, whose waiting is awaited on asyncio."""
+
+    def __init__(self, tracker: ReferenceTracker, wait: Callable[[str, str, float], Awaitable[None]]) -> None:
+        """Be the asyncio face of `tracker`."""
+        vars(self).update(vars(tracker))
+        self._wait = wait
+
+    async def wait_for_zero(self, model: str, version: str, timeout_s: float) -> None:
+        """Return once nobody holds the version; cancelled, it leaves nothing behind.
+
+        Raises `DrainTimeout`, which names the holders, after `timeout_s`.
+        """
+        await self._wait(model, version, timeout_s)
+
+
+class Events:
+    """One reader: `async with engine.events() as events: async for event in events`."""
+
+    def __init__(self, feed: Feed) -> None:
+        """Read from `feed`."""
+        self._feed = feed
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen."""
+        self._feed.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening."""
+        self._feed.stop()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event | EventsDropped:
+        """Return the next event, or what was dropped before it; cancelled, no event is lost. Ends with the engine."""
+        while (event := self._feed.take()) is None:
+            bell = Bell(running_loop())
+            self._feed.call(bell.ring_soon)
+            await bell.rung()
+        if event == ENDED:
+            raise StopAsyncIteration
+        return event
+
+
+@asynccontextmanager
+async def open_engine(
+    *,
+    repository: Path | str | None = None,
+    memory_budget_bytes: int | None = None,
+    debug_references: bool = False,
+    strict_references: bool = False,
+    close_timeout_s: float = 10.0,
+    stuck_loads_max: int = 8,
+) -> AsyncGenerator[Engine, None]:
+    """Open an engine in a thread of its own for the block, and close both behind it, also where that is cancelled.
+
+    Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
+    what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
+    comes out as it is. A crash of the engine cancels the body and raises `EngineFailed`. Raises `WrongLoop` outside of
+    asyncio.
+    """
+    loop = running_loop()
+    opened, over = Bell(loop), Bell(loop)
+    seat = Seat(
+        partial(
+            open_on_trio,
+            repository=repository,
+            memory_budget_bytes=memory_budget_bytes,
+            debug_references=debug_references,
+            strict_references=strict_references,
+            close_timeout_s=close_timeout_s,
+            stuck_loads_max=stuck_loads_max,
+        ),
+        opened.ring_soon,
+        over.ring_soon,
+    )
+    error: BaseException | None = None
+    seat.open()
+    try:
+        await opened.rung()
+    except BaseException as raised:
+        await _close(seat, over, raised)
+        raise
+    if seat.engine is not None:
+        block = TaskStay()
+        seat.watch(block.revoke)
+        try:
+            yield Engine(seat)
+        except BaseException as raised:  # noqa: BLE001 - it is raised again below, once the engine is closed
+            error = raised
+        if block.close(error):
+            error = None  # it was the engine that ended the block, and says so itself
+    await _close(seat, over, error)
+    if (failure := seat.outcome(error)) is not None:
+        raise failure
+
+
+async def _close(seat: Seat, over: Bell, error: BaseException | None) -> None:
+    """Close the engine and join its thread, however often that is cancelled; then raise the cancellation."""
+    cancelled: BaseException | None = None
+    seat.close(error)
+    while not seat.is_over:
+        try:
+            await over.rung()
+        except asyncio.CancelledError as raised:
+            cancelled = raised
+    seat.join()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,95 @@
+"""Is the new version worse than the old? Windows of ended requests in, a verdict with its evidence out. Pure.
+
+The lower bound of an error rate is Wilson's (1927); that of a quantile is an order statistic (David and Nagaraja,
+"Order Statistics", 7.1). Both are one-sided at 99.5 %: chance alone seldom trips a guard that looks again and again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+from changeover.core.meter import Ended
+from changeover.core.shift import Guard
+from changeover.core.snapshots import Sample, Verdict
+
+Z = 2.576
+"""Standard deviations between an estimate and its bound: 99.5 %, one-sided."""
+
+
+@attrs.frozen
+class Judgement:
+    """What a guard says at one moment."""
+
+    mark: Literal["fine", "doubtful", "worse"]
+    """`doubtful`: it looks worse, and there are too few samples to know; a ramp does not rise meanwhile."""
+    verdict: Verdict
+
+
+def judge(guard: Guard, new: Sequence[Ended], old: Sequence[Ended]) -> Judgement:
+    """Compare the windows of two versions."""
+    mine, theirs = sample(guard, new), sample(guard, old)
+    limit = max(guard.max_error_rate, guard.max_error_rate_ratio * theirs.error_rate)
+    if mine.error_rate > limit:
+        return _errors(guard, mine, theirs, limit)
+    slow = _slower(guard, latencies(new), mine, theirs)
+    if slow is not None:
+        return Judgement("worse", Verdict(slow, mine, theirs))
+    return Judgement("fine", Verdict("no worse than the version before", mine, theirs))
+
+
+def sample(guard: Guard, ends: Sequence[Ended]) -> Sample:
+    """Sum up a window."""
+    times = latencies(ends)
+    failures = sum(failed for _, _, failed in ends)
+    return Sample(len(ends), failures, times[rank(guard.quantile, len(times))] if times else None)
+
+
+def latencies(ends: Sequence[Ended]) -> list[float]:
+    """Return how long the answered requests took, in order of size."""
+    return sorted(latency_s for _, latency_s, failed in ends if not failed and latency_s is not None)
+
+
+def _errors(guard: Guard, mine: Sample, theirs: Sample, limit: float) -> Judgement:
+    reason = (
+        f"{mine.errors} of {mine.requests} requests failed ({mine.error_rate:.1%}, at most {limit:.1%} may; of the "
+        f"version before {theirs.errors} of {theirs.requests})"
+    )
+    enough = mine.requests >= guard.min_samples and mine.errors >= guard.min_errors
+    sure = enough and lower_rate(mine.errors, mine.requests) > limit
+    return Judgement("worse" if sure else "doubtful", Verdict(reason, mine, theirs))
+
+
+def _slower(guard: Guard, times: Sequence[float], mine: Sample, theirs: Sample) -> str | None:
+    """Return in words that the new version is slower, where that is sure."""
+    answered_before = theirs.requests - theirs.errors
+    if len(times) < guard.min_samples or answered_before < guard.min_samples or theirs.latency_s is None:
+        return None
+    at_least_s = times[lower_rank(guard.quantile, len(times))]
+    if at_least_s <= max(guard.max_latency_ratio * theirs.latency_s, theirs.latency_s + guard.latency_slack_s):
+        return None
+    return (
+        f"the {guard.quantile:.0%} latency is {(mine.latency_s or 0) * 1e3:.3g} ms, at least {at_least_s * 1e3:.3g} ms;"
+        f" of the version before {theirs.latency_s * 1e3:.3g} ms, and {guard.max_latency_ratio:g} times that is allowed"
+    )
+
+
+def lower_rate(errors: int, requests: int) -> float:
+    """Return the least error rate that so many errors speak for: Wilson's lower bound."""
+    rate, z2 = errors / requests, Z * Z / requests
+    spread = Z * math.sqrt(rate * (1 - rate) / requests + z2 / (4 * requests))
+    return max(0.0, (rate + z2 / 2 - spread) / (1 + z2))
+
+
+def rank(quantile: float, count: int) -> int:
+    """Return the index of a quantile in `count` sorted values."""
+    return min(count - 1, max(0, math.ceil(quantile * count) - 1))
+
+
+def lower_rank(quantile: float, count: int) -> int:
+    """Return the index of the value that the true quantile hardly lies below; with 20 values, five may be anything."""
+    spread = Z * math.sqrt(count * quantile * (1 - quantile))
+    return max(0, math.floor(quantile * count - spread) - 2)

@@ -1,0 +1,218 @@
+"""One `infer` on its way: pick and pin, ask, and where a version on trial fails, ask the one that stands by.
+
+A state machine without I/O, the same for Trio, asyncio and plain threads: each waits in its own manner between
+`begin` and `next`. It owns the references of its request until they are with a worker, and spawns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from changeover.core.ledger import Account, RefId
+from changeover.core.snapshots import Reply
+from changeover.errors import (
+    ChangeoverError,
+    Overloaded,
+    PredictFailed,
+    RequestTimeout,
+    VersionCrashed,
+)
+from changeover.runtime.host import Host
+from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.router import Pinned, Router
+from changeover.runtime.worker import Replies, Request
+
+
+@attrs.frozen
+class InferenceWorld:
+    """What a request needs of the engine."""
+
+    router: Router
+    host: Host
+    now: Callable[[], float]
+    """The engine's clock."""
+    where: Callable[[], str | None]
+    """Names the caller's line in debug mode."""
+
+
+class Inference:
+    """One request of one caller; its methods are called by the thread that the caller waits on."""
+
+    __slots__ = (
+        "_began_s", "_failure", "_home", "_inputs", "_key", "_left", "_model", "_pinned", "_version", "_waiter",
+        "_world", "reply",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        world: InferenceWorld,
+        home: Replies,
+        waiter: Any,
+        model: str,
+        inputs: Mapping[str, Any],
+        version: str | None,
+        key: str | None,
+    ) -> None:
+        """Ask nobody yet; `home` wakes `waiter`, or what the request's `waiter` is set to on the home's own loop."""
+        self._world = world
+        self._home = home
+        self._waiter = waiter
+        self._model = model
+        self._inputs = inputs
+        self._version = version
+        self._key = key
+        self._pinned: Pinned
+        self._began_s = 0.0
+        self._failure: ChangeoverError | None = None
+        self._left: Request | None = None
+        self.reply: Reply
+        """Set once `begin` or `next` has returned None."""
+
+    def begin(self) -> Request | None:
+        """Ask the version that the router picks; return the request to wait for, or None where `reply` is there.
+
+        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`.
+        """
+        world = self._world
+        self._began_s = now = world.now()
+        use = ("request", now, None, world.where())
+        if self._version is None:
+            self._pinned = world.router.pin_request(use, self._model, self._key)
+        else:
+            self._pinned = Pinned(*world.router.pin(use, self._model, self._version))
+        return self._ask(self._pinned.account, self._pinned.ref)
+
+    def next(self, request: Request) -> Request | None:
+        """Take the outcome of a request that was waited for; return and raise as `begin` does."""
+        loaded: LoadedModel = request.account.owner
+        if request.error is not None:
+            return self._failed(loaded, request.error)
+        assert request.reply is not None
+        self._answered(loaded, request.reply)
+        return None
+
+    def leave(self, request: Request) -> None:
+        """Go away without an answer: what is queued never runs, what runs keeps its version until it is done."""
+        self._left = request
+        self._home.forget(request)
+        if request.account.owner.lane.withdraw(request):
+            request.withdrawn = True
+            request.account.release(request.ref)
+        self._dismiss()
+
+    def timed_out(self, timeout_s: float) -> RequestTimeout:
+        """Return the error for a caller who left because its time was up; it counts against the version."""
+        assert self._left is not None
+        loaded: LoadedModel = self._left.account.owner
+        self._note(loaded, failed=True)
+        return RequestTimeout(
+            f"{loaded.key} did not answer within {timeout_s:g} s",
+            model=loaded.key.model, version=loaded.key.version, ran="no" if self._left.withdrawn else "unknown",
+        )  # fmt: skip
+
+    # --- inside ---
+
+    def _ask(self, account: Account, ref: RefId) -> Request | None:
+        """Call an inline model right here, or put the request into the version's lane."""
+        loaded: LoadedModel = account.owner
+        try:
+            rows = loaded.check(self._inputs)
+        except BaseException as error:
+            account.release(ref)
+            self._dismiss()
+            if self._failure is None or not isinstance(error, Exception):
+                raise
+            self._first(error)
+        else:
+            return self._call(loaded, account, ref, rows)
+        raise self._failure
+
+    def _call(self, loaded: LoadedModel, account: Account, ref: RefId, rows: int) -> Request | None:
+        if loaded.inline and loaded.take_turn():
+            try:
+                reply = Reply(loaded.predict(self._inputs, has_turn=True), loaded.key.version)
+            except (PredictFailed, VersionCrashed) as error:
+                failure: ChangeoverError = error
+            except BaseException:
+                self._dismiss()
+                raise
+            else:
+                self._answered(loaded, reply)
+                return None
+            finally:
+                loaded.end_turn()
+                account.release(ref)
+            return self._failed(loaded, failure)
+        return self._queue(loaded, account, ref, rows)
+
+    def _queue(self, loaded: LoadedModel, account: Account, ref: RefId, rows: int) -> Request | None:
+        """Put the request into the lane; an inline model whose turn another thread has gets a thread for it."""
+        request = Request(account, ref, self._inputs, rows, self._world.now(), self._home, self._waiter)
+        self._home.expect(request)
+        admitted = self._world.host.run_aside(loaded, request) if loaded.inline else loaded.lane.offer(request)
+        if admitted:
+            return request
+        self._home.forget(request)
+        account.release(ref)
+        return self._failed(loaded, _not_admitted(loaded))
+
+    def _answered(self, loaded: LoadedModel, reply: Reply) -> None:
+        reply.fell_back = self._failure is not None
+        self.reply = reply
+        self._note(loaded, failed=False)
+        self._dismiss()
+        copied_to = self._pinned.copy
+        if copied_to is not None and copied_to.owner.shadow is not None:
+            copied_to.owner.shadow.send(copied_to, self._inputs, reply)
+
+    def _failed(self, loaded: LoadedModel, error: ChangeoverError) -> Request | None:
+        """Let the version that stands by answer, where the failure is the model's own; else raise."""
+        self._note(loaded, failed=True)
+        pinned, self._failure = self._pinned, self._first(error)
+        standby, ref = pinned.standby, pinned.standby_ref
+        if standby is None or ref is None or not falls_back(error):
+            self._dismiss()
+            raise self._failure
+        pinned.standby = None
+        if loaded.meter is not None:
+            loaded.meter.note_fallback()
+        return self._ask(standby, ref)
+
+    def _first(self, error: BaseException) -> Any:
+        """Return what the caller is told: what the picked version did, and in a note what became of the other try."""
+        if self._failure is None:
+            return error
+        self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
+        return self._failure
+
+    def _note(self, loaded: LoadedModel, *, failed: bool) -> None:
+        """Write the end down where the version is being compared; of who stands by it would say nothing."""
+        if loaded.meter is not None and self._failure is None and self._version is None:
+            now = self._world.now()
+            loaded.meter.note(now, now - self._began_s, failed=failed)
+
+    def _dismiss(self) -> None:
+        """Let go of the version that stands by."""
+        pinned = self._pinned
+        standby, pinned.standby = pinned.standby, None
+        if standby is not None:
+            standby.release(pinned.standby_ref)
+
+
+def falls_back(error: ChangeoverError) -> bool:
+    """Return whether another version may be asked: the model failed, and the request is not known to kill processes."""
+    return isinstance(error, PredictFailed | VersionCrashed) and error.ran != "unknown"
+
+
+def _not_admitted(loaded: LoadedModel) -> ChangeoverError:
+    me: dict[str, Any] = {"model": loaded.key.model, "version": loaded.key.version}
+    if loaded.lane.closed:
+        return VersionCrashed(f"{loaded.key} went away before the request was queued", ran="no", **me)
+    return Overloaded(
+        f"{len(loaded.lane)} requests wait for {loaded.key}, which has room for {loaded.spec.queue_limit}; "
+        "try again, or give it more workers or a longer queue_limit",
+        **me,
+    )

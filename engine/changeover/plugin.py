@@ -5,7 +5,7 @@ NumPy is not needed here: an array is anything with a `shape` and a `dtype`. Own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -99,6 +99,15 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Give everything back; called once, off the event loop."""
+        ...
+
+
+@runtime_checkable
+class StreamingModel(Model, Protocol):
+    """A model that can also answer in chunks, for `infer_stream`."""
+
+    def predict_stream(self, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield output arrays by name, chunk by chunk; a generator is closed where its caller goes away."""
         ...
 
 

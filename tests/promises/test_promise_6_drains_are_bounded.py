@@ -19,7 +19,7 @@ async def hold(rig: Rig, *, until: float | None = None, careless_s: float = 0.0)
     try:
         async with rig.engine.lease("m"):
             try:
-                await (trio.sleep_forever() if until is None else trio.sleep(until))
+                await trio.sleep(float("inf") if until is None else until)
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(careless_s)

@@ -87,3 +87,12 @@ THREADS = Face("threads", changeover.threads.open_engine, run_through)
 
 ON_ASYNCIO = (ASYNCIO, UVLOOP, ANYIO_ASYNCIO)
 ALL = (TRIO, ANYIO_TRIO, *ON_ASYNCIO, THREADS)
+
+
+def crash(engine: Any) -> None:
+    """Let an engine crash that sits in another thread."""
+
+    async def child() -> None:
+        raise ZeroDivisionError("a bug of the engine")
+
+    engine._seat.call(lambda: engine._version_supervisor._nursery.start_soon(child))

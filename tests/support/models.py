@@ -7,7 +7,7 @@ given. Safe from any thread; spawns nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -41,6 +41,8 @@ class Script:
     """What every request raises."""
     answers: Callable[[Mapping[str, Any]], Any] | None = None
     """What `predict` returns; None: the version, and what was asked."""
+    chunks: Callable[[Mapping[str, Any]], Iterator[Any]] | None = None
+    """What `predict_stream` yields; None: the model has no `predict_stream`. Looked at when it is loaded."""
     on_load: Callable[[], None] | None = None
     """Called in the load thread."""
     on_predict: Callable[[Mapping[str, Any]], None] | None = None
@@ -114,6 +116,23 @@ class ScriptedModel:
             raise self.script.close_error
 
 
+class StreamingModel(ScriptedModel):
+    """A scripted model that can also answer in chunks; a chunk that is being made is a use."""
+
+    def predict_stream(self, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        assert self.script.chunks is not None
+        with self._lock:
+            self.used_after_close += self.closed > 0
+            self.running += 1
+            self.running_most = max(self.running_most, self.running)
+        try:
+            yield from self.script.chunks(inputs)
+        finally:
+            with self._lock:
+                self.used_after_close += self.closed > 0
+                self.running -= 1
+
+
 class Cast:
     """All scripts of a test, and all models that were made from them."""
 
@@ -144,7 +163,8 @@ class Cast:
             raise script.load_error
         if script.loads is not None:
             return script.loads
-        made = ScriptedModel(script, source.model, source.version)
+        kind = StreamingModel if script.chunks is not None else ScriptedModel
+        made = kind(script, source.model, source.version)
         self.made.append(made)
         return made
 

@@ -33,11 +33,17 @@ def judge(guard: Guard, new: Sequence[Ended], old: Sequence[Ended]) -> Judgement
     """Compare the windows of two versions."""
     mine, theirs = sample(guard, new), sample(guard, old)
     limit = max(guard.max_error_rate, guard.max_error_rate_ratio * theirs.error_rate)
-    if mine.error_rate > limit:
-        return _errors(guard, mine, theirs, limit)
+    said = (
+        f"{mine.errors} of {mine.requests} requests failed ({mine.error_rate:.1%}, at most {limit:.1%} may; of the "
+        f"version before {theirs.errors} of {theirs.requests})"
+    )
+    if _fails_more(guard, mine, limit):
+        return Judgement("worse", Verdict(said, mine, theirs))
     slow = _slower(guard, latencies(new), mine, theirs)
     if slow is not None:
         return Judgement("worse", Verdict(slow, mine, theirs))
+    if mine.error_rate > limit:
+        return Judgement("doubtful", Verdict(said, mine, theirs))
     return Judgement("fine", Verdict("no worse than the version before", mine, theirs))
 
 
@@ -53,14 +59,10 @@ def latencies(ends: Sequence[Ended]) -> list[float]:
     return sorted(latency_s for _, latency_s, failed in ends if not failed and latency_s is not None)
 
 
-def _errors(guard: Guard, mine: Sample, theirs: Sample, limit: float) -> Judgement:
-    reason = (
-        f"{mine.errors} of {mine.requests} requests failed ({mine.error_rate:.1%}, at most {limit:.1%} may; of the "
-        f"version before {theirs.errors} of {theirs.requests})"
-    )
+def _fails_more(guard: Guard, mine: Sample, limit: float) -> bool:
+    """Return whether it is sure that more fail than may."""
     enough = mine.requests >= guard.min_samples and mine.errors >= guard.min_errors
-    sure = enough and lower_rate(mine.errors, mine.requests) > limit
-    return Judgement("worse" if sure else "doubtful", Verdict(reason, mine, theirs))
+    return enough and lower_rate(mine.errors, mine.requests) > limit
 
 
 def _slower(guard: Guard, times: Sequence[float], mine: Sample, theirs: Sample) -> str | None:

@@ -10,6 +10,10 @@ import attrs
 from changeover.core.shift import Shift, Stage
 
 
+_ROUNDING_S = 1e-6
+"""What is left of a sum of differences is nothing to wait for: a clock may have no number for so short a time."""
+
+
 @attrs.frozen
 class Ramp:
     """A place in the stages of a shift."""
@@ -35,7 +39,8 @@ class Ramp:
     @property
     def rest_s(self) -> float:
         """How much longer the present stage is held at least, in seconds."""
-        return max(0.0, self.stage.hold_s - self.held_s)
+        rest_s = self.stage.hold_s - self.held_s
+        return rest_s if rest_s > _ROUNDING_S else 0.0
 
 
 def of(plan: Shift) -> Ramp:

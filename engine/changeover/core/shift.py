@@ -107,7 +107,10 @@ class Shift:
     confirm_samples: int = attrs.field(default=0, validator=is_count(0))
     """And until it has answered so many requests with all of it."""
     sticky: bool = attrs.field(default=True, validator=is_type(bool))
-    """Whether requests with the same `key` find the same version, also while the shares grow."""
+    """Whether requests with the same `key` find the same version, also while the shares grow.
+
+    Where one of the two versions crashes, its keys find the other until it is back.
+    """
     shadow: bool = attrs.field(default=False, validator=is_type(bool))
     """Whether the stages send copies: the old version answers all, the new one's answers are compared and dropped."""
     fallback: bool = attrs.field(default=True, validator=is_type(bool))

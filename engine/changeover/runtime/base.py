@@ -39,6 +39,7 @@ from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import Slots
+from changeover.runtime.streaming import Stream
 from changeover.runtime.supervisor import Supervisor
 from changeover.runtime.swap import SwapWorld
 from changeover.runtime.version import Version
@@ -89,7 +90,9 @@ class EngineBase:
         self._where = where
         self._references = ReferenceTracker(self._router, self._host, ports, where)
         self._lease_kind = DebugLease if settings.debug_references else Lease
-        self._inference = partial(Inference, InferenceWorld(self._router, self._host, ports.clock.now, where))
+        inference_world = InferenceWorld(self._router, self._host, ports.clock.now, where)
+        self._inference = partial(Inference, inference_world)
+        self._stream = partial(Stream, inference_world)
         self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready)
 
     async def _until_ready(self, model: str, version: str | None) -> None:

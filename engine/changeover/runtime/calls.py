@@ -6,7 +6,8 @@ Each says what its cancellation leaves behind. It spawns nothing: orders go to v
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import trio
 
@@ -29,6 +30,7 @@ from changeover.runtime.events import logger
 from changeover.runtime.inference import Inference
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder, WarmOrder
+from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import Swapping
 from changeover.runtime.version import Version
 from changeover.runtime.worker import Request
@@ -144,6 +146,16 @@ class Engine(Swapping):
         assert scope.cancelled_caught
         raise inference.timed_out(timeout_s)
 
+    def infer_stream(
+        self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
+    ) -> Chunks:
+        """Return an answer in chunks: `async with engine.infer_stream(...) as chunks: async for chunk in chunks`.
+
+        Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
+        chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
+        """
+        return Chunks(self._stream(self._host.replies, model, inputs, version, key))
+
     # --- inside ---
 
     async def _load(self, version: Version) -> None:
@@ -181,6 +193,51 @@ class Engine(Swapping):
                 yield self.register(spec)
             except ChangeoverError as error:
                 logger.warning("not registered: %s", error)
+
+
+class Chunks:
+    """A streamed answer; entered and read by one task."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Hold nothing yet."""
+        self._stream = stream
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        """Pick and pin a version; raises `InvalidInput` and what `lease` raises. Cancelled, it holds nothing."""
+        await trio.lowlevel.checkpoint()
+        self._stream.open()
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the version go; what is being computed is finished first, in its own thread."""
+        self._stream.close()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> Reply:
+        """Return the next chunk; cancelled, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
+        await trio.lowlevel.checkpoint()
+        stream = self._stream
+        request = stream.pull(trio.lowlevel.current_task())
+        while request is not None:
+            waiting = request
+
+            def leave(_raise_cancel: object, waiting: Request = waiting) -> trio.lowlevel.Abort:
+                stream.leave(waiting)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(leave)
+            request = stream.take(waiting)
+        if stream.chunk is None:
+            raise StopAsyncIteration
+        return stream.chunk
 
 
 @trio.lowlevel.enable_ki_protection  # Ctrl-C between admission and sleep would have a task woken that is gone

@@ -182,6 +182,21 @@ class Host:
         self._ports.offload.start(f"predict {loaded.key}", work, ended)
         return True
 
+    def pull(self, loaded: LoadedModel, work: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """Have a thread of its own do a piece of work for a stream; `failed` hears where none could be started."""
+        began = False
+
+        def run() -> None:
+            nonlocal began
+            began = True
+            work()
+
+        def ended(_value: None, error: BaseException | None) -> None:
+            if not began and error is not None:
+                failed(error)
+
+        self._ports.offload.start(f"stream {loaded.key}", run, ended)
+
     def retire(self, loaded: LoadedModel, why: str) -> None:
         """Take no more requests, answer those that are queued, and close the model once nobody holds it.
 

@@ -172,7 +172,7 @@ class Lease:
 
     def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call the model in this thread and return its outputs by name; raises `InvalidInput` or `PredictFailed`."""
-        return self._loaded.answer(inputs, self._world.now)
+        return self._loaded.answer(inputs, self._world.now, counted=self._version is None)
 
     @property
     def _loaded(self) -> LoadedModel:

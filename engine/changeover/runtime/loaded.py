@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
 from changeover.core.inputs import check_inputs
@@ -129,11 +130,11 @@ class LoadedModel:
             )  # fmt: skip
         return outputs
 
-    def answer(self, inputs: Mapping[str, Any], now: Callable[[], float]) -> Mapping[str, Any]:
-        """Check and call the model in this thread, and write the end down where the version is being compared."""
+    def answer(self, inputs: Mapping[str, Any], now: Callable[[], float], *, counted: bool) -> Mapping[str, Any]:
+        """Check and call the model in this thread; write the end down where it counts and the version is compared."""
         self.check(inputs)
         meter = self.meter
-        if meter is None:
+        if meter is None or not counted:
             return self.predict(inputs)
         began_s, failed = now(), True
         try:
@@ -143,6 +144,32 @@ class LoadedModel:
             ended_s = now()
             meter.note(ended_s, ended_s - began_s, failed=failed)
         return outputs
+
+    def stream(self, inputs: Mapping[str, Any]) -> Generator[Mapping[str, Any], None, None]:
+        """Yield the model's answer chunk by chunk, its turn taken throughout; without `predict_stream`, as one chunk.
+
+        Raises as `predict` does. It may be resumed in any thread, by one at a time.
+        """
+        produce = getattr(self.model, "predict_stream", None)
+        if produce is None:
+            yield self.predict(inputs)
+            return
+        with self._turn or nullcontext():
+            try:
+                for chunk in produce(inputs):
+                    if not isinstance(chunk, Mapping):
+                        raise TypeError(f"a chunk of type {type(chunk).__name__}; each must map names to arrays")  # noqa: TRY301 - it is the model's error like any other
+                    yield chunk
+            except FatalModelError as error:
+                next(self.errors)
+                self.lane.halt()
+                if self.on_fatal is not None:
+                    self.on_fatal(error)
+                raise self._raised(VersionCrashed, error) from error
+            except Exception as error:
+                next(self.errors)
+                raise self._raised(PredictFailed, error) from error
+        next(self.predictions)
 
     def close(self) -> None:
         """Let the model go; only the first call does anything."""

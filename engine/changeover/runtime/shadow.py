@@ -89,7 +89,7 @@ class Shadow:
             next(self._failed)
         if loaded.meter is not None:
             now = self._now()
-            # A copy for an inline model runs in a thread of its own, and its time says nothing of a call in the caller's.
+            # A copy for an inline model runs in a thread of its own: its time says nothing of a call in the caller's.
             loaded.meter.note(now, None if loaded.inline else now - began_s, failed=failed)
 
 

@@ -75,7 +75,7 @@ class Shifting:
 
     def promote(self) -> None:
         """Leave out what is left of the stages and of the confirmation."""
-        self._promoted = True
+        self._promoted, self.paused = True, False
         self._ring()
 
     # --- what the saga calls ---

@@ -11,7 +11,7 @@ import pytest
 import changeover.aio
 from changeover import VersionState
 from changeover.errors import EngineClosed, EngineFailed, LoadCancelled, LoadFailed, VersionCrashed
-from tests.support.faces import ON_ASYNCIO, Face
+from tests.support.faces import ON_ASYNCIO, Face, crash
 from tests.support.models import Cast
 from tests.support.threads import patient
 
@@ -280,22 +280,6 @@ def test_opening_is_cancelled(face: Face) -> None:
         assert not any(thread.name == "changeover engine" for thread in threading.enumerate())
 
     face.play(scenario)
-
-
-def crash(engine: Any) -> None:
-    """Let the engine crash."""
-
-    def broken() -> None:
-        raise ZeroDivisionError("a bug of the engine")
-
-    async def child() -> None:
-        broken()
-
-    def start() -> None:
-        nursery = engine._version_supervisor._nursery
-        nursery.start_soon(child)
-
-    engine._seat.call(start)
 
 
 @on_asyncio

@@ -1,4 +1,4 @@
-"""The models of the benchmarks, as functions that the callable loader calls: `"models:trivial"`, `"models:witnessed"`.
+"""The models of the benchmarks, as functions that the callable loader calls: `"models:trivial"`, ...
 
 A witness stands around a real ONNX model and counts every call that its `close` was too early for. `WITNESS` is the
 one count of the process.
@@ -7,9 +7,10 @@ one count of the process.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from changeover.core.tally import peek
 from changeover.plugin import Model, Signature, Source
@@ -105,3 +106,28 @@ def trivial() -> Trivial:
 def witnessed(path: str) -> Witnessed:
     """Load an ONNX file with the real loader, and put a witness around it."""
     return Witnessed(OnnxLoader().load(Source("digits", Path(path).parent.name, path)))
+
+
+class Raising(Witnessed):
+    """A witnessed model that raises on the first 100 rows that it is asked for, and notes when it was called."""
+
+    calls: ClassVar[list[float]] = []
+    """When any of them was called, in seconds since 1970."""
+
+    def __init__(self, model: Model) -> None:
+        """Have answered nothing yet."""
+        super().__init__(model)
+        self._left = 100
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise, or call the model."""
+        self.calls.append(time.time())
+        if self._left > 0:
+            self._left -= 1
+            raise ValueError("this version is not what it was in the laboratory")
+        return super().predict(inputs)
+
+
+def raising(path: str) -> Raising:
+    """Load an ONNX file into a model that loads, and then raises on its first requests."""
+    return Raising(OnnxLoader().load(Source("digits", Path(path).parent.name, path)))

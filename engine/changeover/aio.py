@@ -18,7 +18,7 @@ from changeover.core.checks import seconds
 from changeover.core.shift import Shift
 from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
-from changeover.runtime.aio_parts import Bell, Homes, Parking
+from changeover.runtime.aio_parts import Bell, Deadline, Homes
 from changeover.runtime.aio_stay import OnAsyncio, TaskStay, running_loop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
@@ -26,9 +26,10 @@ from changeover.runtime.feed import ENDED, Feed
 from changeover.runtime.references import ReferenceTracker
 from changeover.runtime.seat import Seat, closed
 from changeover.runtime.seated import Seated
+from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import OnBusy, OnCancel
 
-__all__ = ["Engine", "Events", "open_engine"]
+__all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
 _T = TypeVar("_T")
 
@@ -36,10 +37,11 @@ _T = TypeVar("_T")
 class Engine(Seated):
     """An open engine; `open_engine` makes it. Any asyncio loop may use it; the one that opened it closes it."""
 
-    def __init__(self, seat: Seat) -> None:
-        """Be the asyncio face of the engine that sits there."""
+    def __init__(self, seat: Seat, homes: Homes) -> None:
+        """Be the asyncio face of the engine that sits there; its answers come home by `homes`."""
         super().__init__(seat, OnAsyncio())
-        self._homes = Homes(self._host.homes)
+        homes.listed = self._host.homes
+        self._homes = homes
         self._references = _References(self._references, self._wait_for_zero)
 
     # --- versions ---
@@ -109,12 +111,12 @@ class Engine(Seated):
         request = inference.begin()
         if request is None:
             return inference.reply
-        parking = Parking(loop, timeout_s)
+        deadline = None if timeout_s is None else Deadline(loop, timeout_s)
         try:
             while request is not None:
-                request.waiter = parking.future()
+                request.waiter = future = (deadline or loop).create_future()
                 try:
-                    await request.waiter
+                    await future
                 except BaseException:
                     inference.leave(request)
                     raise
@@ -123,8 +125,19 @@ class Engine(Seated):
                     raise inference.timed_out(timeout_s or 0.0)
                 request = inference.next(request)
         finally:
-            parking.end()
+            if deadline is not None:
+                deadline.end()
         return inference.reply
+
+    def infer_stream(
+        self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
+    ) -> Chunks:
+        """Return an answer in chunks: `async with engine.infer_stream(...) as chunks: async for chunk in chunks`.
+
+        Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
+        chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
+        """
+        return Chunks(self._stream(self._homes.of(running_loop()), model, inputs, version, key))
 
     # --- swaps ---
 
@@ -220,6 +233,44 @@ class _References(ReferenceTracker):
         await self._wait(model, version, timeout_s)
 
 
+class Chunks:
+    """A streamed answer; entered and read by one task."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Hold nothing yet."""
+        self._stream = stream
+
+    async def __aenter__(self) -> Self:
+        """Pick and pin a version; raises `InvalidInput` and what `lease` raises."""
+        self._stream.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the version go; what is being computed is finished first, in its own thread."""
+        self._stream.close()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Reply:
+        """Return the next chunk; cancelled, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
+        request = self._stream.pull(None)
+        while request is not None:
+            request.waiter = future = running_loop().create_future()
+            try:
+                await future
+            except BaseException:
+                self._stream.leave(request)
+                raise
+            request = self._stream.take(request)
+        if self._stream.chunk is None:
+            raise StopAsyncIteration
+        return self._stream.chunk
+
+
 class Events:
     """One reader: `async with engine.events() as events: async for event in events`."""
 
@@ -295,13 +346,18 @@ async def open_engine(
     if seat.engine is not None:
         block = TaskStay()
         seat.watch(block.revoke)
+        homes = Homes()
         try:
-            yield Engine(seat)
+            yield Engine(seat, homes)
         except BaseException as raised:  # noqa: BLE001 - it is raised again below, once the engine is closed
             error = raised
         if block.close(error):
             error = None  # it was the engine that ended the block, and says so itself
-    await _close(seat, over, error)
+        try:
+            await _close(seat, over, error)
+        finally:
+            homes.close()
+    seat.join()
     if (failure := seat.outcome(error)) is not None:
         raise failure
 

@@ -28,10 +28,11 @@ from changeover.runtime.feed import ENDED, Feed
 from changeover.runtime.seat import Seat, closed
 from changeover.runtime.seated import Seated
 from changeover.runtime.stay import Nowhere
+from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import OnBusy, OnCancel
 from changeover.runtime.worker import Replies
 
-__all__ = ["Engine", "Events", "open_engine"]
+__all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
 _T = TypeVar("_T")
 
@@ -123,6 +124,16 @@ class Engine(Seated):
             request = inference.next(request)
         return inference.reply
 
+    def infer_stream(
+        self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
+    ) -> Chunks:
+        """Return an answer in chunks: `with engine.infer_stream(...) as chunks: for chunk in chunks`.
+
+        Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
+        chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
+        """
+        return Chunks(self._stream(self._home, model, inputs, version, key))
+
     # --- swaps ---
 
     def swap(
@@ -205,6 +216,45 @@ class _Here:
         """Call `callback` at once."""
         callback()
         return True
+
+
+class Chunks:
+    """A streamed answer; entered and read by one thread."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Hold nothing yet."""
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        """Pick and pin a version; raises `InvalidInput` and what `lease` raises."""
+        self._stream.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the version go; what is being computed is finished first, in its own thread."""
+        self._stream.close()
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Reply:
+        """Return the next chunk; blocks. Interrupted, the stream has ended. Raises `PredictFailed`, `VersionCrashed`."""
+        gate = threading.Lock()
+        gate.acquire()
+        request = self._stream.pull(gate)
+        while request is not None:
+            try:
+                gate.acquire()
+            except BaseException:
+                self._stream.leave(request)
+                raise
+            request = self._stream.take(request)
+        if self._stream.chunk is None:
+            raise StopIteration
+        return self._stream.chunk
 
 
 class Events:

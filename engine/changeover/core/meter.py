@@ -6,16 +6,20 @@ Owned by a saga, filled by whoever ends a request. No clock: times are told.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable
 
 from changeover.core.tally import peek
 
-KEEP = 4096
-"""So many of the newest ends are kept: enough for a verdict, whatever the traffic."""
+SPELLS = 40
+"""A window is cut into so many spells: two versions are compared over the same time, whatever their traffic ..."""
+KEEP = 100
+"""... and of each spell so many ends are kept, the first ones: enough for a verdict, and no more memory than that."""
 
 Ended = tuple[float, float | None, bool]
 """How a request ended: when (engine clock, s), how long it took (s; None: unknown), and whether it failed."""
+
+Spell = tuple[int, list[Ended]]
+"""A spell's number, counted from the zero of the clock, and the ends in it."""
 
 
 def _nobody() -> None:
@@ -23,21 +27,33 @@ def _nobody() -> None:
 
 
 class Meter:
-    """The newest ends of one version's requests; `note` may be called from any thread."""
+    """A sample of the newest ends of one version's requests; `note` may be called from any thread."""
 
-    __slots__ = ("_ends", "_fallbacks", "_noted", "on_failure")
+    __slots__ = ("_fallbacks", "_is_resting", "_newest_s", "_noted", "_ring", "_spell_s", "on_failure")
 
-    def __init__(self, on_failure: Callable[[], None] = _nobody) -> None:
-        """Call `on_failure` after each failure; it must be quick, and must not raise."""
-        self._ends: deque[Ended] = deque(maxlen=KEEP)
+    def __init__(self, window_s: float, on_failure: Callable[[], None] = _nobody) -> None:
+        """Look back `window_s`; call `on_failure` after each failure, which must be quick and must not raise."""
+        self._spell_s = window_s / SPELLS
+        self._ring: list[Spell] = [(-1, [])] * (SPELLS + 1)
+        self._newest_s = 0.0
         self._fallbacks = itertools.count()
         self._noted = itertools.count()
+        self._is_resting = False
         self.on_failure = on_failure
 
     def note(self, at_s: float, latency_s: float | None, *, failed: bool) -> None:
-        """Write down the end of a request."""
-        self._ends.append((at_s, latency_s, failed))
+        """Write down the end of a request; where a spell has had enough of them, only that there was one."""
         next(self._noted)
+        if self._is_resting:
+            return
+        number = int(at_s / self._spell_s)
+        spell = self._ring[number % len(self._ring)]
+        if spell[0] != number:
+            # Two threads may be here at once: then the few ends that one of them noted meanwhile are lost, no more.
+            spell = self._ring[number % len(self._ring)] = (number, [])
+        if len(spell[1]) < KEEP:
+            spell[1].append((at_s, latency_s, failed))
+            self._newest_s = at_s
         if failed:
             self.on_failure()
 
@@ -47,12 +63,13 @@ class Meter:
 
     def rest(self) -> None:
         """Keep no more than the counts: the comparison is over, and requests may still be on their way."""
+        self._is_resting = True
         self.on_failure = _nobody
-        self._ends = deque(maxlen=0)
+        self._ring = [(-1, [])] * len(self._ring)
 
     @property
     def noted(self) -> int:
-        """How many ends were ever written down."""
+        """How many ends were ever told."""
         return peek(self._noted)
 
     @property
@@ -60,10 +77,8 @@ class Meter:
         """How many requests the version before answered."""
         return peek(self._fallbacks)
 
-    def ends(self, window_s: float, now: float | None = None) -> tuple[Ended, ...]:
-        """Return the ends of the last `window_s` before `now`, oldest first; None: before the newest of them."""
-        ends = self._ends.copy()  # one step of the interpreter, so that no thread adds in its middle
-        if not ends:
-            return ()
-        since_s = (ends[-1][0] if now is None else now) - window_s
-        return tuple(end for end in ends if end[0] > since_s)
+    def spells(self, now: float | None = None) -> tuple[tuple[Ended, ...], ...]:
+        """Return the ends in the window before `now`, spell by spell, oldest first; None: before the newest end."""
+        last = int((self._newest_s if now is None else now) / self._spell_s)
+        numbered = sorted(spell for spell in self._ring.copy() if last - SPELLS < spell[0] <= last)
+        return tuple(tuple(ends) for _, ends in numbered if ends)

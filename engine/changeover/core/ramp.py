@@ -9,7 +9,6 @@ import attrs
 
 from changeover.core.shift import Shift, Stage
 
-
 _ROUNDING_S = 1e-6
 """What is left of a sum of differences is nothing to wait for: a clock may have no number for so short a time."""
 

@@ -54,7 +54,7 @@ class Guard:
     quantile: float = attrs.field(default=0.95, validator=_is_rate(0.0, 1.0))
     """Which quantile of the latency of answered requests, above 0 to 1."""
     window_s: float = attrs.field(default=10.0, validator=is_seconds(zero=False))
-    """The newest requests count: those of so many seconds, and at most 4,096."""
+    """The requests of the last so many seconds count: a sample of them, at most 100 in each fortieth of that time."""
     min_samples: int = attrs.field(default=20, validator=is_count())
     """So many requests must have ended in the window before it judges."""
     min_errors: int = attrs.field(default=6, validator=is_count())

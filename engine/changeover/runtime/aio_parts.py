@@ -1,6 +1,6 @@
 """How the asyncio face waits: a bell that any thread rings, and the way home for the answers of worker threads.
 
-`Homes` owns one `Replies` per loop and forgets those of closed loops; a `Parking` owns its timer until `end`. Nothing
+`Homes` owns one `Replies` per loop and forgets those of closed loops; a `Deadline` owns its timer until `end`. Nothing
 here spawns a task or blocks.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -43,68 +44,124 @@ class Bell:
 
 
 class LoopWake:
-    """The way from any thread onto one asyncio loop, as the `Wake` port has it."""
+    """The way from any thread onto one asyncio loop, as the `Wake` port has it.
+
+    Its idempotent way, which every answer of a worker takes, is a counter of the system that the loop watches: that
+    costs half of `call_soon_threadsafe`. The counter lives as long as anybody could write to it.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake `loop`."""
+        """Wake `loop`; made on it."""
         self._loop = loop
         self._is_asked = False
+        self._callback: Callable[[], None] = _nothing
+        self._counter: int | None = None
+        if hasattr(os, "eventfd"):
+            counter = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                loop.add_reader(counter, self._answer)
+            except NotImplementedError:  # a loop that watches nothing
+                os.close(counter)
+            else:
+                self._counter = counter
+        self._is_watched = self._counter is not None
+
+    def __del__(self) -> None:
+        """Give the counter back to the system: nobody can write to it any more."""
+        if self._counter is not None:
+            os.close(self._counter)
 
     def soon(self, callback: Callable[[], None], *, idempotent: bool = False) -> bool:
-        """Have `callback` called on the loop; False where that is closed."""
+        """Have `callback` called on the loop; False where that is closed. All idempotent ones must be the same."""
         if idempotent:
             if self._is_asked:
                 return True
-            self._is_asked = True
+            self._callback, self._is_asked = callback, True
+            if self._is_watched:
+                os.eventfd_write(self._counter or 0, 1)
+                return True
         try:
-            self._loop.call_soon_threadsafe(self._answer if idempotent else _call, callback)
+            self._loop.call_soon_threadsafe(self._call if idempotent else callback)
         except RuntimeError:
             return False
         return True
 
-    def _answer(self, callback: Callable[[], None]) -> None:
+    def close(self) -> None:
+        """Let the loop watch the counter no more; on the loop."""
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._counter or 0)
+
+    def _answer(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._counter or 0)
+        self._call()
+
+    def _call(self) -> None:
         self._is_asked = False  # before the look: whoever comes during it asks again
-        callback()
+        self._callback()
+
+
+class LoopReplies(Replies):
+    """Replies to asyncio futures, in as few calls as can be: this runs once for every request."""
+
+    def _flush(self) -> None:
+        """Let everybody go on whose request is answered."""
+        done, expected = self._done, self._expected
+        while done:
+            request = done.popleft()
+            waiter, request.waiter = request.waiter, None
+            expected.pop(id(request), None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
 
 class Homes:
     """The way home for answers, one for each loop that asks."""
 
-    def __init__(self, listed: list[Replies]) -> None:
-        """Keep the engine's list of all ways home up to date."""
-        self._listed = listed
-        self._homes: dict[asyncio.AbstractEventLoop, Replies] = {}
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.listed: list[Replies] = []
+        """The engine's list of all ways home, which is kept up to date."""
+        self._homes: dict[asyncio.AbstractEventLoop, tuple[Replies, LoopWake]] = {}
 
     def of(self, loop: asyncio.AbstractEventLoop) -> Replies:
-        """Return the way home to `loop`, made on first need."""
+        """Return the way home to `loop`, in which this is called; made on first need."""
         home = self._homes.get(loop)
-        return home or self._make(loop)
+        return self._make(loop) if home is None else home[0]
+
+    def close(self) -> None:
+        """Let every loop forget its way home: nothing will come any more."""
+        for loop, (_home, wake) in self._homes.copy().items():
+            with contextlib.suppress(RuntimeError):  # it is closed, and has forgotten
+                loop.call_soon_threadsafe(wake.close)
 
     def _make(self, loop: asyncio.AbstractEventLoop) -> Replies:
         for known in tuple(self._homes):
-            if known.is_closed():
-                gone = self._homes.pop(known, None)
-                if gone is not None:
-                    self._listed.remove(gone)
-        home = self._homes[loop] = Replies(LoopWake(loop), go_on)
-        self._listed.append(home)
+            gone = self._homes.pop(known, None) if known.is_closed() else None
+            if gone is not None:
+                self.listed.remove(gone[0])
+        wake = LoopWake(loop)
+        home = LoopReplies(wake, go_on)
+        self._homes[loop] = home, wake
+        self.listed.append(home)
         return home
 
 
-class Parking:
-    """Where one request waits for its answers, for a limited time in all."""
+class Deadline:
+    """Makes futures, as the loop does, which are also set when the time is up."""
 
     __slots__ = ("_future", "_is_late", "_loop", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float | None) -> None:
-        """Start the timer; None: no limit."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        """Start the timer."""
         self._loop = loop
         self._is_late = False
-        self._future: asyncio.Future[None] | None = None
-        self._timer = None if timeout_s is None else loop.call_later(timeout_s, self._ring)
+        self._future: asyncio.Future[Any] | None = None
+        self._timer = loop.call_later(timeout_s, self._ring)
 
-    def future(self) -> asyncio.Future[None]:
-        """Return what is set when the answer is there, or the time is up."""
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a future that is set when the answer is there, or the time is up."""
         future = self._future = self._loop.create_future()
         if self._is_late:
             go_on(future)
@@ -112,8 +169,7 @@ class Parking:
 
     def end(self) -> None:
         """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _ring(self) -> None:
         self._is_late = True
@@ -127,5 +183,5 @@ def go_on(future: asyncio.Future[Any]) -> None:
         future.set_result(None)
 
 
-def _call(callback: Callable[[], None]) -> None:
-    callback()
+def _nothing() -> None:
+    """Have nothing to call yet."""

@@ -129,6 +129,10 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
+_IDLE = Step()
+_END = Step(ended=True)
+
+
 class RequestLane(Generic[R]):
     """Requests for the workers of one version; thread-safe without a lock.
 
@@ -182,11 +186,13 @@ class RequestLane(Generic[R]):
     def next_step(self, now: float) -> Step:
         """Return what a worker does at engine time `now`: take a batch, wait for a fuller one, or end."""
         if self.halted:
-            return Step(ended=True)
+            return _END
         try:
+            if self._max_batch == 1:
+                return Step((self._waiting.popleft(),))
             oldest = self._waiting[0]
         except IndexError:
-            return Step(ended=self.closed)
+            return _END if self.closed else _IDLE
         late_s = oldest.queued_at_s + self._max_delay_s - now
         if late_s <= 0 or self.closed or self._is_full():
             return Step(batch=self._take(self._max_batch, rows_max=self._max_batch))

@@ -47,8 +47,9 @@ class Shifting:
         self._lot = trio.lowlevel.ParkingLot()
         self._rung = False
         self._shadow = Shadow(world.host, world.ports.clock.now) if plan.shadow else None
-        self._new_meter = Meter(self._ring_soon)
-        self._old_meter = Meter()
+        window_s = plan.guard.window_s if plan.guard is not None else 1.0
+        self._new_meter = Meter(window_s, self._ring_soon)
+        self._old_meter = Meter(window_s)
         self._measured: list[LoadedModel] = []
 
     # --- what others call, on the loop ---
@@ -124,10 +125,12 @@ class Shifting:
         self._new_meter.rest()
         self._old_meter.rest()
         for loaded in self._measured:
-            loaded.shadow = None
+            if loaded.shadow is self._shadow:
+                loaded.shadow = None
 
     def end(self) -> None:
         """Count no more, either."""
+        self.settle()
         for loaded in self._measured:
             if loaded.meter is self._new_meter or loaded.meter is self._old_meter:
                 loaded.meter = None
@@ -149,8 +152,7 @@ class Shifting:
         self._attach(self._new, self._new_meter)
         self._attach(self._old, self._old_meter)
         if self._plan.guard is not None:
-            window_s = self._plan.guard.window_s
-            judged = guard.judge(self._plan.guard, self._new_meter.ends(window_s, now), self._old_meter.ends(window_s))
+            judged = guard.judge(self._plan.guard, self._new_meter.spells(now), self._old_meter.spells())
             self._doubtful = judged.mark == "doubtful"
             if judged.mark == "worse":
                 self._trip(judged.verdict)

@@ -13,7 +13,7 @@ import trio
 
 from changeover.core.plan import Step
 from changeover.core.values import Drain, VersionKey, VersionState
-from changeover.errors import AlreadyLoaded, NotReady, SwapNotAllowed, VersionNotLoaded
+from changeover.errors import AlreadyLoaded, NotReady, SwapNotAllowed, VersionCrashed, VersionNotLoaded
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
@@ -171,7 +171,7 @@ class Steps:
             outcome = await self._undo.outcome.wait()
             if outcome.result == "drained":
                 await self._closed(self._undo, self.swap.new)
-        except VersionNotLoaded:
+        except (VersionNotLoaded, VersionCrashed):
             return  # it went away by itself
 
     async def _shift_back(self) -> None:

@@ -364,7 +364,8 @@ class Version(Actor[Message]):
     def _clean_up(self, error: BaseException) -> None:
         """Leave nothing routed, and nobody waiting for what was going on."""
         stopped = not isinstance(error, Exception) or isinstance(error, trio.RunFinishedError)
-        self._in_service = self._in_service and not stopped
+        unwanted = stopped or isinstance(self._current, DrainOrder) or self.is_leaving
+        self._in_service = self._in_service and not unwanted
         self.error = why.engine_closed(self.key) if stopped else why.crashed(self.key, error)
         if lifecycle.knows(self.state, Event.CRASHED):
             self._step(Event.CRASHED)

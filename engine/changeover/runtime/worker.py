@@ -123,6 +123,9 @@ def send(requests: Sequence[Request]) -> None:
         request.account.release(request.ref)
         request.inputs = {}
         request.home.take(request)
+    if len(requests) == 1:
+        requests[0].home.knock()
+        return
     for home in dict.fromkeys([request.home for request in requests]):
         home.knock()
 

@@ -6,21 +6,42 @@ Owns no state.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import MappingProxyType
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from changeover.core.routes import Route, RouteEvent, Share, Shifted, Snapshot, VersionGone, VersionReady, decide
+from changeover.core.routes import (
+    Route,
+    RouteEvent,
+    Share,
+    Shifted,
+    Snapshot,
+    Trial,
+    TrialEnded,
+    Tried,
+    VersionGone,
+    VersionReady,
+    counterpart,
+    decide,
+    sticky_point,
+    touched,
+)
 
 MODELS = st.sampled_from(["a", "b", "c"])
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
+PAIRS = st.lists(VERSIONS, min_size=2, max_size=2, unique=True)
+TRIALS = st.builds(lambda pair, salt: Trial(pair[0], pair[1], salt), PAIRS, st.sampled_from(["", "salt"]))
+SHARES = st.floats(0.0, 1.0)
 
 EVENTS = st.one_of(
     st.builds(VersionReady, MODELS, VERSIONS),
     st.builds(VersionGone, MODELS, VERSIONS, st.none() | VERSIONS),
     st.builds(Shifted, st.dictionaries(MODELS, VERSIONS)),
+    st.builds(Tried, MODELS, SHARES, TRIALS),
+    st.builds(TrialEnded, MODELS),
 )
 
 
@@ -195,3 +216,116 @@ def test_share_of_is_the_weight(route: Route) -> None:
     for share in route.shares:
         assert route.share_of(share.version) == share.weight
     assert route.share_of("nobody") == 0.0
+
+
+# --- a version on trial ---------------------------------------------------------------------------------------------
+
+
+def nothing_drawn() -> float:
+    """Draw no number: a key was given."""
+    raise AssertionError("a sticky request draws no number")
+
+
+def tried(share: float, salt: str = "salt", new: str = "2", old: str = "1") -> Route:
+    """Return the route of a model whose new version has this share on trial."""
+    return decide(Snapshot(), Tried("m", share, Trial(new, old, salt))).routes["m"]
+
+
+def chosen(route: Route, key: str) -> str:
+    """Return the version of a key."""
+    return route.choose(route.point(key, nothing_drawn))
+
+
+@given(key=st.text(max_size=9), shares=st.lists(SHARES, min_size=2, max_size=5).map(sorted), salt=st.sampled_from("ab"))
+def test_a_key_never_goes_back_while_shares_grow(key: str, shares: list[float], salt: str) -> None:
+    """Once a key has the new version, every larger share keeps it there; with the whole traffic every key is there."""
+    found = [chosen(tried(share, salt), key) for share in [*shares, 1.0]]
+    assert all((before, after) != ("2", "1") for before, after in pairwise(found))
+    assert found[-1] == "2"
+    assert chosen(tried(0.0, salt), key) == "1"
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.9])
+def test_of_ten_thousand_keys_the_share_is_new(share: float) -> None:
+    """Within two of a hundred, for keys that differ in one digit as for any others."""
+    keys = [f"user-{number}" for number in range(10_000)]
+    assert sum(chosen(tried(share), key) == "2" for key in keys) / 10_000 == pytest.approx(share, abs=0.02)
+
+
+def test_each_trial_meets_other_keys_first() -> None:
+    """Two salts at a tenth have about a hundredth of the keys in common, as chance has it."""
+    keys = [str(number) for number in range(10_000)]
+    first, second = ({key for key in keys if chosen(tried(0.1, salt), key) == "2"} for salt in ("one", "two"))
+    assert 0.005 < len(first & second) / 10_000 < 0.015
+
+
+@given(key=st.text(), salt=st.text())
+def test_the_place_of_a_key_is_in_the_unit_interval(key: str, salt: str) -> None:
+    """From 0 up to but not including 1, also for what cannot be encoded, and the same each time."""
+    assert 0.0 <= sticky_point(salt, key) < 1.0
+    assert sticky_point(salt, key) == sticky_point(salt, key)
+    assert 0.0 <= sticky_point(salt, key + "\ud800") < 1.0
+
+
+def test_the_place_of_a_key_is_the_same_in_every_process() -> None:
+    """It is written down here, because a change of it would send every key of a running canary elsewhere."""
+    assert [round(sticky_point("salt", key), 6) for key in ("", "a", "b")] == [0.185409, 0.40172, 0.98867]
+
+
+@pytest.mark.parametrize(("key", "salt"), [(None, "salt"), ("key", ""), (None, "")])
+def test_without_a_key_or_a_salt_chance_decides(key: str | None, salt: str) -> None:
+    """A request without a key is drawn for, and so is one with a key where the plan is not sticky."""
+    assert tried(0.5, salt).point(key, lambda: 0.25) == 0.25
+
+
+def test_without_a_trial_a_key_means_nothing() -> None:
+    """A route that nobody tries a version on draws for every request."""
+    assert Route((Share("1", 1.0),)).point("key", lambda: 0.75) == 0.75
+
+
+@given(share=SHARES, trial=TRIALS)
+def test_a_trial_has_the_share_it_is_given_and_the_new_version_first(share: float, trial: Trial) -> None:
+    """Two versions, one with none of it left out."""
+    route = decide(Snapshot(), Tried("m", share, trial)).routes["m"]
+    assert route.trial == trial
+    assert route.share_of(trial.new) == share
+    assert route.share_of(trial.old) == 1.0 - share
+    assert [part.version for part in route.shares] == [
+        version for version in (trial.new, trial.old) if route.share_of(version) > 0
+    ]
+
+
+@given(snapshot=SNAPSHOTS, model=MODELS, share=SHARES, trial=TRIALS)
+def test_the_end_of_a_trial_moves_nothing(snapshot: Snapshot, model: str, share: float, trial: Trial) -> None:
+    """The shares stay, nobody stands by any more; a second end changes nothing."""
+    during = decide(snapshot, Tried(model, share, trial))
+    after = decide(during, TrialEnded(model))
+    assert after.routes[model] == Route(during.routes[model].shares)
+    assert decide(after, TrialEnded(model)) is after
+
+
+@given(share=SHARES, trial=TRIALS, gone=VERSIONS)
+def test_a_trial_is_over_when_one_of_its_versions_goes(share: float, trial: Trial, gone: str) -> None:
+    """The other one of the two has all of the traffic then; a third one that goes changes nothing."""
+    during = decide(Snapshot(), Tried("m", share, trial))
+    pair = {trial.new: trial.old, trial.old: trial.new}
+    after = decide(during, VersionGone("m", gone, pair.get(gone)))
+    if gone in pair:
+        assert after.routes["m"] == Route((Share(pair[gone], 1.0),))
+    else:
+        assert after is during
+
+
+@given(trial=TRIALS, share=SHARES, version=VERSIONS)
+def test_the_counterpart_is_the_other_one_of_the_trial(trial: Trial, share: float, version: str) -> None:
+    """New for old and old for new, nobody for a third version, and nobody where there is no trial."""
+    route = decide(Snapshot(), Tried("m", share, trial)).routes["m"]
+    assert counterpart(route, version) == {trial.new: trial.old, trial.old: trial.new}.get(version)
+    assert counterpart(Route(route.shares), version) is None
+    assert counterpart(None, version) is None
+
+
+@given(event=EVENTS)
+def test_an_event_touches_the_models_it_names(event: RouteEvent) -> None:
+    """Whoever keeps something by model looks at these, and at no others."""
+    assert set(touched(event)) == named(event)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from changeover import VersionKey, VersionSpec
-from changeover.core.routes import Route, Share, Snapshot
+from changeover.core.routes import Route, Share, Snapshot, Trial
 from changeover.errors import AlreadyHeld, EngineClosed, ModelNotRegistered, NotReady
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.loaded import LoadedModel
@@ -257,3 +257,120 @@ async def test_the_engine_explains_by_model_version_and_state(rig: Rig, autojump
         rig.lease()
     with pytest.raises(ModelNotRegistered, match="m has no version '2'"):
         rig.lease(version="2")
+
+
+# --- a version on trial ---------------------------------------------------------------------------------------------
+
+TRIAL = Trial("2", "1", "salt")
+REQUEST = ("request", 0.0, None, None)
+
+
+@pytest.fixture
+async def pair(router: Router) -> tuple[LoadedModel, LoadedModel]:
+    """Return an active version 1 and an idle version 2."""
+    versions = loaded("1"), loaded("2")
+    for one in versions:
+        router.opened(one)
+    return versions
+
+
+def kinds(one: LoadedModel) -> list[str]:
+    """Return who holds a version, by kind."""
+    return [holder.kind for holder in one.account.holders(0.0)]
+
+
+async def test_on_trial_nothing_is_picked_the_fast_way(router: Router, pair: Any) -> None:
+    """`direct` has no model on trial, also where one version has it all: the other one must be pinned, too."""
+    for share in (0.0, 0.5, 1.0):
+        assert router.try_out("m", TRIAL, share)
+        assert "m" not in router.direct
+    router.end_trial("m")
+    assert router.direct == {"m": pair[1].account}
+
+
+async def test_a_request_on_the_new_version_pins_the_old_one_too(router: Router, pair: Any) -> None:
+    """Both in one step: the new one is asked, the old one stands by and cannot be drained."""
+    router.try_out("m", TRIAL, 1.0)
+    pinned = router.pin_request(REQUEST, "m", None)
+    assert (pinned.account, pinned.standby, pinned.copy) == (pair[1].account, pair[0].account, None)
+    assert (kinds(pair[1]), kinds(pair[0])) == (["request"], ["fallback"])
+
+
+@pytest.mark.parametrize(
+    ("trial", "share"), [(TRIAL, 0.0), (Trial("2", "1", fallback=False), 0.0), (Trial("2", "1", fallback=False), 1.0)]
+)
+async def test_nobody_stands_by_for_the_old_version_or_without_fallback(
+    router: Router, pair: Any, trial: Trial, share: float
+) -> None:
+    """A request holds one version where there is nothing to fall back to."""
+    router.try_out("m", trial, share)
+    pinned = router.pin_request(REQUEST, "m", "key")
+    assert (pinned.account, pinned.standby, pinned.standby_ref) == (pair[int(share)].account, None, None)
+    assert kinds(pair[0]) + kinds(pair[1]) == ["request"]
+
+
+async def test_a_lease_on_trial_pins_one_version(router: Router, pair: Any) -> None:
+    """Only a request can be answered by somebody else."""
+    router.try_out("m", TRIAL, 1.0)
+    router.pin(USE, "m")
+    assert (kinds(pair[0]), kinds(pair[1])) == ([], ["lease"])
+
+
+async def test_an_old_version_that_is_shut_does_not_stand_by(router: Router, pair: Any) -> None:
+    """Its account refuses: the new one answers alone, and nothing is held of the old one."""
+    router.try_out("m", TRIAL, 1.0)
+    pair[0].account.shut()
+    pinned = router.pin_request(REQUEST, "m", None)
+    assert (pinned.account, pinned.standby, kinds(pair[0])) == (pair[1].account, None, [])
+
+
+async def test_the_same_key_finds_the_same_version(router: Router, pair: Any) -> None:
+    """For requests, pins and leases alike, again and again."""
+    router.try_out("m", TRIAL, 0.5)
+    for key in map(str, range(50)):
+        found = {router.pin_request(REQUEST, "m", key).account.owner.key.version for _ in range(5)}
+        found |= {router.pin(USE, "m", key=key)[0].owner.key.version for _ in range(5)}
+        assert len(found) == 1
+
+
+async def test_a_copy_is_noted_for_its_share_of_the_requests(router: Router, pair: Any) -> None:
+    """In a shadow the old version has all requests; of a tenth the new one is to get a copy, and is not held for it."""
+    router.try_out("m", Trial("2", "1", "salt", copied=0.1), 0.0)
+    pins = [router.pin_request(REQUEST, "m", str(number)) for number in range(1_000)]
+    assert {pin.account for pin in pins} == {pair[0].account}
+    copies = [pin.copy for pin in pins if pin.copy is not None]
+    assert 50 < len(copies) < 150
+    assert set(copies) == {pair[1].account}
+    assert kinds(pair[1]) == []
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+async def test_a_version_of_a_trial_leaves_its_traffic_to_the_other_one(router: Router, pair: Any, gone: int) -> None:
+    """Not to the youngest version of the model; and with one of the two shut nothing can be tried."""
+    router.opened(loaded("3"))
+    router.try_out("m", TRIAL, float(gone))
+    router.shut(pair[gone])
+    assert router.active("m") == "21"[gone]
+    assert not router.try_out("m", TRIAL, 0.5)
+    assert router.share(VersionKey("m", "21"[gone])) == 1.0
+
+
+async def test_who_tries_a_version_out_hears_of_versions_that_come_and_go(router: Router, pair: Any) -> None:
+    """After the traffic has moved, and of no other model."""
+    heard: list[str | None] = []
+    router.listeners["m"] = lambda: heard.append(router.active("m"))
+    router.opened(loaded("1", "other"))
+    router.shut(pair[0])
+    router.opened(pair[0])
+    router.shut(pair[1])
+    assert heard == ["2", "2", "1"]
+
+
+async def test_a_trial_is_told_once_for_each_change_of_shares(router: Router, pair: Any, bus: Bus) -> None:
+    """With every version's share; the end of a trial moves nothing and is no news."""
+    async with Events(bus, 100) as events:
+        for share in (0.25, 0.25, 1.0):
+            router.try_out("m", TRIAL, share)
+        router.end_trial("m")
+        told = [event.detail for event in events._unread]
+    assert told == [{"to": "1", "shares": {"2": 0.25, "1": 0.75}}, {"to": "2", "shares": {"2": 1.0}}]

@@ -128,6 +128,14 @@ class Stage:
                 batching=Batching(2, 0.5) if batched else None, **fields,
             )  # fmt: skip
 
+    def traffic(self) -> str | None:
+        """Return the version that has all of the traffic; None where nothing has any."""
+        route = self.engine._router.snapshot.routes.get("m")
+        if route is None:
+            return None
+        (share,) = route.shares
+        return share.version
+
     def state(self, version: str) -> VersionState:
         """Return the state of a version."""
         return self.engine._state(VersionKey("m", version))
@@ -236,6 +244,7 @@ def assert_nothing_left(stage: Stage) -> None:
     for version in engine._versions.values():
         assert version.loaded is None, version.key
     assert_nobody_waits(stage)
+    assert_nobody_compares(stage)
 
 
 def assert_at_rest(stage: Stage) -> None:
@@ -258,6 +267,7 @@ def assert_at_rest(stage: Stage) -> None:
     assert len(stage.workers()) == sum(version.spec.workers for version in serving), stage.workers()
     assert len(engine._saga_supervisor._children) == 0
     assert_nobody_waits(stage)
+    assert_nobody_compares(stage)
 
 
 def assert_accounts_even(stage: Stage) -> None:
@@ -282,3 +292,22 @@ def assert_nobody_waits(stage: Stage) -> None:
         if version.loaded is not None:
             assert not version.loaded.account._watchers, version.key
             assert len(version.loaded.lane) == 0, version.key
+
+
+def assert_nobody_compares(stage: Stage) -> None:
+    """No trial, listener, meter, shadow, revocation or half of the traffic is left where no swap is on its way."""
+    engine = stage.engine
+    assert engine._router.listeners == {}
+    for model, route in engine._router.snapshot.routes.items():
+        assert route.trial is None, (model, route)
+        assert [share.weight for share in route.shares] == [1.0], (model, route)
+        assert model in engine._router.direct, "the slow way is left behind"
+    for version in engine._versions.values():
+        if version.loaded is not None:
+            left = (version.loaded.meter, version.loaded.shadow)
+            assert left == (None, None), (version.key, left)
+            assert not version.loaded.account._revokers, version.key
+    for saga in engine._sagas.values():
+        shift = saga._steps.shift
+        kept = len(shift._new_meter._ends) + len(shift._old_meter._ends) + len(shift._measured)
+        assert kept == 0, f"swap {saga.swap.id} is over and keeps {kept} things"

@@ -241,7 +241,7 @@ class Chunks:
         return self
 
     def __next__(self) -> Reply:
-        """Return the next chunk; blocks. Interrupted, the stream has ended. Raises `PredictFailed`, `VersionCrashed`."""
+        """Return the next chunk; interrupted, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
         gate = threading.Lock()
         gate.acquire()
         request = self._stream.pull(gate)

@@ -48,8 +48,8 @@ async def _requests(callers: int, rounds: int, count: int) -> list[Figure]:
             sides: list[list[float]] = [[], []]
             for turn in range(rounds + 1):
                 for values, ask in zip(sides, (to_thread, infer), strict=True):
-                    values += [await _per_request(ask, callers, count)] if turn else []  # the first is waste
-                    await _per_request(ask, callers, count // 10)
+                    took_s = await _per_request(ask, callers, count)
+                    values.extend([took_s] if turn else [])  # the first is waste
     ratio = Spread.ratio(sides[1], sides[0])
     at = f"{callers} caller{'s' if callers > 1 else ''}"
     return [

@@ -41,7 +41,8 @@ class Judgement:
 def judge(guard: Guard, new: Spells, old: Spells) -> Judgement:
     """Compare the windows of two versions."""
     mine, theirs = sample(guard, _all(new)), sample(guard, _all(old))
-    limit = max(guard.max_error_rate, guard.max_error_rate_ratio * upper_rate(theirs.errors, theirs.requests))
+    known = max(theirs.requests, guard.min_samples)  # of a version that was hardly asked one failure says nothing
+    limit = max(guard.max_error_rate, guard.max_error_rate_ratio * upper_rate(theirs.errors, known))
     said = (
         f"{mine.errors} of {mine.requests} requests failed ({mine.error_rate:.1%}, at most {limit:.1%} may; of the "
         f"version before {theirs.errors} of {theirs.requests})"

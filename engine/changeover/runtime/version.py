@@ -364,7 +364,7 @@ class Version(Actor[Message]):
     def _clean_up(self, error: BaseException) -> None:
         """Leave nothing routed, and nobody waiting for what was going on."""
         stopped = not isinstance(error, Exception) or isinstance(error, trio.RunFinishedError)
-        unwanted = stopped or isinstance(self._current, DrainOrder) or self.is_leaving
+        unwanted = stopped or self.is_leaving  # who waits to have it gone does not want it back
         self._in_service = self._in_service and not unwanted
         self.error = why.engine_closed(self.key) if stopped else why.crashed(self.key, error)
         if lifecycle.knows(self.state, Event.CRASHED):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 import changeover.aio
 from changeover import VersionState
@@ -326,8 +330,12 @@ def test_two_engines_in_one_loop(face: Face) -> None:
     face.play(scenario)
 
 
-def test_one_engine_in_many_loops() -> None:
-    """An engine answers in every loop that asks it; the ways to loops that are closed are forgotten."""
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("counter", [True, False])
+def test_one_engine_in_many_loops(run: Any, counter: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine answers in every loop that asks it, whatever it is woken by; loops that are closed are forgotten."""
+    if not counter:
+        monkeypatch.delattr(os, "eventfd")
     cast = Cast()
 
     async def ask(engine: changeover.aio.Engine) -> str:
@@ -339,8 +347,42 @@ def test_one_engine_in_many_loops() -> None:
             engine.register("m", "1", "s", loader="scripted", execution="worker")
             await engine.load("m", "1")
             for _ in range(5):
-                assert await asyncio.to_thread(lambda: asyncio.run(ask(engine))) == "1"
+                assert await asyncio.to_thread(lambda: run(ask(engine))) == "1"
             assert await ask(engine) == "1"
             assert len(engine._host.homes) <= 2
 
-    asyncio.run(main())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    run(main())
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@on_asyncio
+def test_a_request_that_is_cancelled_in_a_stream(face: Face) -> None:
+    """Cancelled in the middle of a chunk, a stream has ended; its version is held until the thread is done."""
+
+    async def scenario(face: Face) -> None:
+        cast, hanging = Cast(), Hanging()
+
+        def count(_inputs: Any) -> Any:
+            hanging()
+            yield {"n": 0}
+
+        cast.script("m", "1").chunks = count
+        async with face.opened(cast, strict_references=True) as engine:
+            engine.register("m", "1", "s", loader="scripted", execution="worker")
+            await engine.load("m", "1")
+
+            async def read() -> None:
+                async with engine.infer_stream("m", {}) as chunks:
+                    await anext(chunks)
+
+            task = asyncio.ensure_future(read())
+            await hanging.has_begun()
+            task.cancel()
+            assert await ended(task) == "CancelledError"
+            assert engine.references.count("m", "1") == 1
+            hanging.go.set()
+            await engine.wait_for_drain("m", "1", 30.0)
+
+    face.play(scenario)

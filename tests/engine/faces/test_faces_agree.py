@@ -198,6 +198,41 @@ def test_events(face: Face) -> None:
 
 
 @every_face
+@pytest.mark.parametrize("execution", ["inline", "worker"])
+def test_streams(face: Face, execution: str) -> None:
+    """An answer comes in chunks, is held until its block ends, and raises where the model does."""
+
+    async def read(chunks: Any) -> list[Any]:
+        if face is THREADS:
+            return [chunk.outputs["n"] for chunk in chunks]
+        return [chunk.outputs["n"] async for chunk in chunks]
+
+    def count(inputs: Any) -> Any:
+        for n in range(3):
+            if n == inputs.get("fails_at"):
+                raise Broken("no more")
+            yield {"n": n}
+
+    async def scenario(face: Face) -> None:
+        cast = Cast()
+        cast.script("m", "1").chunks = count
+        async with face.opened(cast, strict_references=True) as engine:
+            engine.register("m", "1", "s", loader="scripted", execution=execution)
+            await done(engine.load("m", "1"))
+            async with entered(engine.infer_stream("m", {})) as chunks:
+                assert [holder.kind for holder in engine.who_holds("m", "1")] == ["stream"]
+                assert await read(chunks) == [0, 1, 2]
+            async with entered(engine.infer_stream("m", {"fails_at": 1})) as chunks:
+                with pytest.raises(PredictFailed, match="no more"):
+                    await read(chunks)
+            async with entered(engine.infer_stream("m", {})):
+                pass  # and read nothing
+            await done(engine.wait_for_drain("m", "1", 30.0))
+
+    face.play(scenario)
+
+
+@every_face
 def test_a_drain_that_gives_back(face: Face) -> None:
     """An unload that is out of time and says "rollback" gives the version its traffic back, and names the holders."""
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM leave the blocks of a real process, on every face: the engine drains, and then the process ends."""
+"""Ctrl-C and SIGTERM leave the blocks of a real process, on every face: the engine drains, then the process ends."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_old_handler_comes_back() -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _frame: seen.append(number))
     try:
-        with pytest.raises(KeyboardInterrupt), drain_on_sigterm():  # noqa: PT012 - the block is what is tested
+        with pytest.raises(KeyboardInterrupt), drain_on_sigterm():
             signal.raise_signal(signal.SIGTERM)
         assert seen == []
         signal.raise_signal(signal.SIGTERM)

@@ -309,5 +309,5 @@ def assert_nobody_compares(stage: Stage) -> None:
             assert not version.loaded.account._revokers, version.key
     for saga in engine._sagas.values():
         shift = saga._steps.shift
-        kept = len(shift._new_meter._ends) + len(shift._old_meter._ends) + len(shift._measured)
+        kept = len(shift._new_meter.spells()) + len(shift._old_meter.spells()) + len(shift._measured)
         assert kept == 0, f"swap {saga.swap.id} is over and keeps {kept} things"

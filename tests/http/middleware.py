@@ -1,4 +1,4 @@
-"""What stands between uvicorn and the handlers: one that counts, and one that gives up what nobody waits for any more.
+"""What stands between uvicorn and the handlers: one that counts, and two that cancel what nobody waits for any more.
 
 `Seen` owns the counts. `Attentive` runs a handler in a task of its own, and has ended that when it returns.
 """
@@ -62,6 +62,24 @@ class Counting:
             return
         self._seen.note("begun")
         await self._app(scope, receive, counted)
+
+
+class Limited:
+    """Cancels the handler of a request that asks for it, `x-limit-s: 1.5`, when its time is up."""
+
+    def __init__(self, app: App, seen: Seen) -> None:
+        self._app = app
+        self._seen = seen
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        limits = [float(value) for name, value in scope.get("headers", ()) if name == b"x-limit-s"]
+        try:
+            async with asyncio.timeout(limits[0] if limits else None):
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            self._seen.note("cancelled")
+            await send({"type": "http.response.start", "status": 504, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
 
 
 class Attentive:

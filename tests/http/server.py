@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,18 +112,20 @@ class Server(Process):
         arguments = ("uvicorn", app, "--port", "0", "--no-access-log", "--lifespan", "on", *options)
         super().__init__(*arguments, cwd=cwd, WITNESS=str(witness), **environment)
         self.witness = witness
-        self.client: httpx.Client
         self.port = 0
+        self.answered = 0
+        """How many answers the client got."""
+        self.client = httpx.Client(timeout=PATIENCE_S, event_hooks={"response": [self._count]})
 
     def __enter__(self) -> Self:
         """Return once it takes requests."""
         try:
             running = self.line(RUNNING)
         except BaseException:
-            super().__exit__()
+            self.__exit__()
             raise
         self.port = int(running.partition(RUNNING)[2].split()[0])
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
+        self.client.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,10 +144,17 @@ class Server(Process):
         assert response.status_code == 200, response.text
         return response.json()
 
+    def _count(self, _response: httpx.Response) -> None:
+        self.answered += 1
+
     def stop(self) -> Lives:
-        """Stop it as an orchestrator does; it must have had nothing to complain of. Return what the witness saw."""
+        """Stop it as an orchestrator does, and return what the witness saw."""
         self.client.close()
         self.terminate()
+        return self.stopped()
+
+    def stopped(self) -> Lives:
+        """Wait for its end after a SIGTERM; it must have had nothing to complain of. Return what the witness saw."""
         assert self.ended() == -signal.SIGTERM, self.output
         assert [alarm for alarm in ALARMS if alarm in self.output] == [], self.output
         return Lives.of(self.witness)
@@ -165,12 +175,12 @@ class Lives:
     def of(cls, witness: Path) -> Lives:
         """Read the witness's file."""
         lines = [line.split() for line in witness.read_text().splitlines()]
-        loaded = [tuple(line[1:]) for line in lines if line[0] == "loaded"]
-        closed = [tuple(line[1:]) for line in lines if line[0] == "closed"]
+        loaded = [(line[1], line[2]) for line in lines if line[0] == "loaded"]
+        closed = [(line[1], line[2]) for line in lines if line[0] == "closed"]
         wrongs = [" ".join(line) for line in lines if line[0] == "misused"]
         wrongs += [f"closed {life} twice" for life in set(closed) if closed.count(life) > 1]
         counts = {line[0]: int(line[1]) for line in lines if line[0] in ("begun", "answered")}
-        return cls(sorted(name for name, life in set(loaded) - set(closed)), wrongs, counts)
+        return cls(sorted(name for name, _ in set(loaded) - set(closed)), wrongs, counts)
 
 
 class Clients(Process):
@@ -218,9 +228,12 @@ class Gate:
 
 
 @contextmanager
-def asking(server: Server, path: str, inputs: dict[str, Any], **headers: str) -> Generator[httpx.Response, None, None]:
-    """Ask over a connection of its own, which is closed behind the block, whatever has come over it by then."""
-    with httpx.Client(base_url=server.client.base_url, timeout=PATIENCE_S) as client, client.stream(
-        "POST", path, json=inputs, headers={name.replace("_", "-"): value for name, value in headers.items()}
-    ) as response:
-        yield response
+def asked(server: Server, path: str, inputs: dict[str, Any], **headers: str) -> Generator[HTTPConnection, None, None]:
+    """Send a request over a connection of its own, which is closed behind the block, whatever has come by then."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": "application/json"}
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+    try:
+        connection.request("POST", path, json.dumps(inputs), named)
+        yield connection
+    finally:
+        connection.close()

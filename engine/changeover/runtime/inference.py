@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from changeover.core.ledger import Account, RefId
+from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.errors import (
     ChangeoverError,
@@ -42,8 +43,8 @@ class Inference:
     """One request of one caller; its methods are called by the thread that the caller waits on."""
 
     __slots__ = (
-        "_began_s", "_failure", "_home", "_inputs", "_key", "_left", "_model", "_pinned", "_version", "_waiter",
-        "_world", "reply",
+        "_began_s", "_failure", "_home", "_inputs", "_key", "_left", "_meter", "_model", "_pinned", "_version",
+        "_waiter", "_world", "reply",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Inference:
         self._key = key
         self._pinned: Pinned
         self._began_s = 0.0
+        self._meter: Meter | None = None
         self._failure: ChangeoverError | None = None
         self._left: Request | None = None
         self.reply: Reply
@@ -81,17 +83,17 @@ class Inference:
         use = ("request", now, None, world.where())
         if self._version is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
+            self._meter = self._pinned.account.owner.meter  # for good: the saga may take it off at any moment
         else:
             self._pinned = Pinned(*world.router.pin(use, self._model, self._version))
         return self._ask(self._pinned.account, self._pinned.ref)
 
     def next(self, request: Request) -> Request | None:
         """Take the outcome of a request that was waited for; return and raise as `begin` does."""
-        loaded: LoadedModel = request.account.owner
         if request.error is not None:
-            return self._failed(loaded, request.error)
+            return self._failed(request.error)
         assert request.reply is not None
-        self._answered(loaded, request.reply)
+        self._answered(request.reply)
         return None
 
     def leave(self, request: Request) -> None:
@@ -107,7 +109,7 @@ class Inference:
         """Return the error for a caller who left because its time was up; it counts against the version."""
         assert self._left is not None
         loaded: LoadedModel = self._left.account.owner
-        self._note(loaded, failed=True)
+        self._note(failed=True)
         return RequestTimeout(
             f"{loaded.key} did not answer within {timeout_s:g} s",
             model=loaded.key.model, version=loaded.key.version, ran="no" if self._left.withdrawn else "unknown",
@@ -140,12 +142,12 @@ class Inference:
                 self._dismiss()
                 raise
             else:
-                self._answered(loaded, reply)
+                self._answered(reply)
                 return None
             finally:
                 loaded.end_turn()
                 account.release(ref)
-            return self._failed(loaded, failure)
+            return self._failed(failure)
         return self._queue(loaded, account, ref, rows)
 
     def _queue(self, loaded: LoadedModel, account: Account, ref: RefId, rows: int) -> Request | None:
@@ -157,28 +159,29 @@ class Inference:
             return request
         self._home.forget(request)
         account.release(ref)
-        return self._failed(loaded, _not_admitted(loaded))
+        return self._failed(_not_admitted(loaded))
 
-    def _answered(self, loaded: LoadedModel, reply: Reply) -> None:
+    def _answered(self, reply: Reply) -> None:
         reply.fell_back = self._failure is not None
         self.reply = reply
-        self._note(loaded, failed=False)
+        self._note(failed=False)
         self._dismiss()
         copied_to = self._pinned.copy
-        if copied_to is not None and copied_to.owner.shadow is not None:
-            copied_to.owner.shadow.send(copied_to, self._inputs, reply)
+        shadow = copied_to.owner.shadow if copied_to is not None else None
+        if shadow is not None:
+            shadow.send(copied_to, self._inputs, reply)
 
-    def _failed(self, loaded: LoadedModel, error: ChangeoverError) -> Request | None:
+    def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by answer, where the failure is the model's own; else raise."""
-        self._note(loaded, failed=True)
+        self._note(failed=True)
         pinned, self._failure = self._pinned, self._first(error)
         standby, ref = pinned.standby, pinned.standby_ref
         if standby is None or ref is None or not falls_back(error):
             self._dismiss()
             raise self._failure
         pinned.standby = None
-        if loaded.meter is not None:
-            loaded.meter.note_fallback()
+        if self._meter is not None:
+            self._meter.note_fallback()
         return self._ask(standby, ref)
 
     def _first(self, error: BaseException) -> Any:
@@ -188,11 +191,11 @@ class Inference:
         self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
         return self._failure
 
-    def _note(self, loaded: LoadedModel, *, failed: bool) -> None:
+    def _note(self, *, failed: bool) -> None:
         """Write the end down where the version is being compared; of who stands by it would say nothing."""
-        if loaded.meter is not None and self._failure is None and self._version is None:
+        if self._meter is not None and self._failure is None:
             now = self._world.now()
-            loaded.meter.note(now, now - self._began_s, failed=failed)
+            self._meter.note(now, now - self._began_s, failed=failed)
 
     def _dismiss(self) -> None:
         """Let go of the version that stands by."""

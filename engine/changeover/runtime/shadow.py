@@ -87,10 +87,11 @@ class Shadow:
     def _end(self, loaded: LoadedModel, began_s: float, *, failed: bool) -> None:
         if failed:
             next(self._failed)
-        if loaded.meter is not None:
+        meter = loaded.meter  # once: the saga may take it off at any moment
+        if meter is not None:
             now = self._now()
             # A copy for an inline model runs in a thread of its own: its time says nothing of a call in the caller's.
-            loaded.meter.note(now, None if loaded.inline else now - began_s, failed=failed)
+            meter.note(now, None if loaded.inline else now - began_s, failed=failed)
 
 
 def _copy(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,8 +73,9 @@ class Steps:
         active = self._world.router.active(model)
         if swap.waited and active == swap.new.version:
             return True
-        if active != swap.old.version:
-            text = f"{swap.old} is not active any more; the active version is {active}"
+        expected = swap.expected or swap.old.version
+        if active != expected:
+            text = f"{model}/{expected} is not active any more; the active version is {active}"
             raise SwapNotAllowed(text, model=model)
         self._world.version(swap.new)
         self.shift.measure(swap.old)
@@ -82,7 +83,7 @@ class Steps:
 
     async def _load_new(self) -> bool:
         new = self._world.version(self.swap.new)
-        if new.state is not VersionState.READY:
+        if new.state is not VersionState.READY or new.is_leaving:  # a load comes behind a drain, and gives back
             self._load = LoadOrder(self.swap.timeouts.load_s)
             new.post(self._load)
             await self._wait_for_load(self._load.loaded)

@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from changeover.core.ledger import Account, RefId
+from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.errors import ChangeoverError, InvalidInput, PredictFailed, ReferenceNotHeld
 from changeover.runtime.inference import InferenceWorld, falls_back
@@ -82,6 +83,7 @@ class Stream:
         self._pinned: Pinned | None = None
         self._failure: ChangeoverError | None = None
         self._began_s = 0.0
+        self._meter: Meter | None = None
         self._delivered = False
         self._is_over = False
         self._waiter: Any = None
@@ -95,6 +97,7 @@ class Stream:
         use = ("stream", now, None, world.where())
         if self._version is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
+            self._meter = self._pinned.account.owner.meter
         else:
             self._pinned = Pinned(*world.router.pin(use, self._model, self._version))
         account, ref = self._pinned.account, self._pinned.ref
@@ -171,8 +174,8 @@ class Stream:
         if not may or standby is None or pinned is None or run is None:
             self.close()
             raise self._failure or error
-        if run.loaded.meter is not None:
-            run.loaded.meter.note_fallback()
+        if self._meter is not None:
+            self._meter.note_fallback()
         self._failure, pinned.standby = error, None
         self.close()
         assert pinned.standby_ref is not None
@@ -180,10 +183,9 @@ class Stream:
         return self.pull(self._waiter)
 
     def _note(self, *, failed: bool) -> None:
-        run = self._run
-        if run is not None and run.loaded.meter is not None and self._failure is None and self._version is None:
+        if self._meter is not None and self._failure is None:
             now = self._world.now()
-            run.loaded.meter.note(now, now - self._began_s, failed=failed)
+            self._meter.note(now, now - self._began_s, failed=failed)
 
     def _dismiss(self) -> None:
         """Let go of the version that stands by."""

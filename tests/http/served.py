@@ -47,6 +47,8 @@ class Served:
         self._look()
         try:
             yield {"chunk": "first"}
+            for _ in range(inputs.get("large", 0)):
+                yield {"chunk": "x" * 1_000_000}
             wait_behind(inputs["gate"])
             self._look()
             yield {"chunk": "last"}

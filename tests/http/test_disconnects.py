@@ -98,6 +98,14 @@ def test_a_stream_is_left(server: Server, gate: Gate) -> None:
     assert "left slow/1" in server.witness.read_text().splitlines()
 
 
+def test_a_stream_is_left_unread(server: Server, gate: Gate) -> None:
+    """The same where the client does not read, and leaves when the server cannot send any more."""
+    with asked(server, "/stream/slow", {"gate": gate.path, "large": 1_000}) as client:
+        assert client.getresponse().readline() == b"first\n"
+        assert held(server) == {"slow/1": ["stream"]}
+    assert server.get("/rest/slow/1")["clean"]
+
+
 def test_a_stream_is_read(server: Server, gate: Gate) -> None:
     """A client that stays gets all of it."""
     with asked(server, "/stream/slow", {"gate": gate.path}) as client:

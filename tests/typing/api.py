@@ -22,15 +22,20 @@ from changeover import (
     Engine,
     Event,
     EventsDropped,
+    Guard,
     Holder,
     Lease,
     ReferenceTracker,
     Reply,
+    Sample,
+    ShadowReport,
     Shift,
+    Stage,
     Statistics,
     SwapOperation,
     SwapState,
     Timeouts,
+    Verdict,
     VersionKey,
     VersionLoadInfo,
     VersionSpec,
@@ -149,6 +154,7 @@ async def requests(engine: Engine) -> Any:
     assert_type(reply.fell_back, bool)
     assert_type(reply.outputs, Mapping[str, Any])
     other = await engine.infer("digits", {"x": object()}, version="1", timeout_s=0.5)
+    await engine.infer("digits", {"x": object()}, key="user")
     return other.outputs["label"]
 
 
@@ -170,6 +176,45 @@ async def swapping(engine: Engine) -> None:
     assert_type(full.state, SwapState)
     assert_type(await engine.wait_for_swap(full.id), SwapOperation)
     assert_type(await engine.rollback(full.id), SwapOperation)
+
+
+async def canaries(engine: Engine) -> None:
+    guard = Guard(max_error_rate=0.01, max_latency_ratio=3.0, quantile=0.99, window_s=5.0, min_samples=50)
+    plan = Shift.canary(
+        stages=((0.05, 5.0), Stage(0.5, 10.0, samples=100)),
+        confirm_s=5.0,
+        confirm_samples=10,
+        sticky=True,
+        shadow=False,
+        fallback=True,
+        guard=guard,
+    )
+    assert_type(plan, Shift)
+    assert_type(Shift.at_once(confirm_s=1.0, guard=None), Shift)
+    swap = await engine.swap("digits", "2", plan=plan, on_busy="supersede", on_cancel="detach")
+    assert_type(swap.guard, Verdict | None)
+    assert_type(swap.shadow, ShadowReport | None)
+    assert_type(swap.fallbacks, int)
+    assert_type(swap.superseded_by, str | None)
+    if swap.guard is not None:
+        assert_type(swap.guard.new, Sample)
+        assert_type(swap.guard.old.error_rate, float)
+        assert_type(swap.guard.reason, str)
+    await engine.swap("digits", "2", on_busy="later")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def steering(engine: Engine) -> None:
+    swap_id = engine.start_swap("digits", "2", plan=Shift.canary(), on_busy="queue")
+    engine.pause(swap_id)
+    engine.resume(swap_id)
+    engine.promote(swap_id)
+    engine.abort(swap_id)
+
+
+async def streaming(engine: Engine) -> None:
+    async with engine.infer_stream("digits", {"x": object()}, key="user") as chunks:
+        async for chunk in chunks:
+            assert_type(chunk, Reply)
 
 
 def starting_a_swap(engine: Engine) -> None:

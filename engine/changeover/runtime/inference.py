@@ -125,7 +125,7 @@ class Inference:
         except BaseException as error:
             account.release(ref)
             self._dismiss()
-            if self._failure is None or not isinstance(error, Exception):
+            if self._failure is None or not isinstance(error, ChangeoverError):
                 raise
             self._first(error)
         else:
@@ -174,17 +174,18 @@ class Inference:
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by answer, where the failure is the model's own; else raise."""
         self._note(failed=True)
-        pinned, self._failure = self._pinned, self._first(error)
+        pinned = self._pinned
+        told = self._failure = self._first(error)
         standby, ref = pinned.standby, pinned.standby_ref
         if standby is None or ref is None or not falls_back(error):
             self._dismiss()
-            raise self._failure
+            raise told
         pinned.standby = None
         if self._meter is not None:
             self._meter.note_fallback()
         return self._ask(standby, ref)
 
-    def _first(self, error: BaseException) -> Any:
+    def _first(self, error: ChangeoverError) -> ChangeoverError:
         """Return what the caller is told: what the picked version did, and in a note what became of the other try."""
         if self._failure is None:
             return error

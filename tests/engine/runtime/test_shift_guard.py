@@ -27,6 +27,7 @@ async def crash(rig: Rig, version: str) -> None:
     """End a version by a request that names it."""
     with pytest.raises(VersionCrashed):
         await rig.engine.infer("m", {"poison": version}, version=version)
+    await settle()
 
 
 # --- the guard ------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ async def test_a_version_that_fails_is_taken_back(rig: Rig, plan: Shift, executi
 async def test_the_traffic_is_back_when_the_guard_has_tripped(rig: Rig, autojump_clock: Any) -> None:
     """In the very step of the verdict; the unload of the new version may take its time behind it."""
     await two(rig, fails_on=lambda _inputs: True)
-    rig.takes("close m/2", 30.0)
+    rig.takes("close m/2", 20.0)
     async with asking(rig) as clients:
         swap = Outcome(rig.engine.swap, "m", "2", plan=RAMP)
         async with running(swap):
@@ -66,7 +67,7 @@ async def test_the_traffic_is_back_when_the_guard_has_tripped(rig: Rig, autojump
             tripped_s, status = trio.current_time(), rig.engine.swaps("m")[0]
             assert (status.share, status.state) == (0.0, SwapState.ROLLING_BACK)
     assert isinstance(swap.error, SwapRolledBack)
-    assert swap.ended_s > tripped_s + 25.0
+    assert swap.ended_s > tripped_s + 19.0
     assert len(rig.cast.of("m", "2")[0].calls) == 20
     assert set(clients.versions()) == {"1"}
 
@@ -155,7 +156,7 @@ async def test_a_guard_needs_as_many_requests_as_it_was_told(rig: Rig, autojump_
     """With `min_samples=200` a version that always fails is on trial for two hundred requests."""
     await two(rig, fails_on=lambda _inputs: True)
     plan = Shift.canary([(0.5, 60.0)], guard=Guard(min_samples=200))
-    async with asking(rig):
+    async with asking(rig, 0.02):
         with pytest.raises(SwapRolledBack) as caught:
             await rig.engine.swap("m", "2", plan=plan)
     assert caught.value.operation.guard.new.requests == 200

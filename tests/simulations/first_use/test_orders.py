@@ -140,3 +140,62 @@ def test_the_newest_order_wins() -> None:
     assert_explored(orders_meet, policy=RandomWalk(), schedules=500)
     assert_explored(orders_meet, policy=PCT(depth=3), schedules=300)
     assert_explored(orders_meet, schedules=200, mode="trio-batch")
+
+
+async def orders_meet_a_rollback() -> None:
+    """Order a swap back at any time, beside newer orders; then perhaps close the engine in the middle of it all."""
+    patience_s = choose([None, 0.0, 10.0])
+    async with open_stage(close_timeout_s=patience_s or 0.0) as stage:
+        engine, orders = stage.engine, Orders(stage)
+        stage.add("1", "2", "3", execution=choose(["inline", "worker"]))
+        await engine.load("m", "1")
+        stage.rig.takes("load m/3", choose([0.0, 1.0]))
+        drain = Drain(choose([0.0, 1.0]), choose(["quarantine", "rollback", "wait"]))
+
+        async def hold() -> None:
+            with suppress(NotReady):
+                async with engine.lease("m"):
+                    await trio.sleep(choose([0.0, 1.0, 3.0]))
+
+        async def take_back(swap_id: str) -> None:
+            await trio.sleep(choose([0.0, 0.5, 1.0, 2.0]))
+            if choose([True, False]):
+                await engine.rollback(swap_id)
+            else:
+                engine.abort(swap_id)
+
+        stage.call(hold, "hold")
+        first = orders.give("2", "refuse", drain)
+        assert first is not None
+        back = stage.call(lambda: take_back(first), "take back")
+        await trio.sleep(choose([0.0, 0.5, 1.0]))
+        orders.give("3", choose(["queue", "supersede", "refuse"]), Drain(1.0))
+        if patience_s is None:
+            await stage.rest()
+            assert_at_rest(stage)
+            orders.assert_told()
+            assert_taken_back(stage, orders, back)
+        else:
+            for _ in range(choose(range(12))):
+                await trio.lowlevel.checkpoint()
+    for call in stage.calls:
+        assert call.end in {*TOLD.values(), "EngineClosed", "SwapNotAllowed", "SwapInProgress"}, (call.name, call.end)
+
+
+def assert_taken_back(stage: Stage, orders: Orders, back: Call) -> None:
+    """Version 3 has the traffic where it was ordered and not refused; else who was told of a rollback finds it true."""
+    first = stage.engine.swap_status(orders.given[0][0])
+    newer = [to for _, to, _ in orders.given[1:]]
+    assert (serving := stage.traffic()) is not None
+    if newer:
+        assert serving == "3", (serving, first.state)
+    elif back.end == "returned" or first.state is not SwapState.COMPLETED:
+        assert serving == "1", (serving, first.state, back.end)
+    else:
+        assert serving == "2", (serving, first.state, back.end)
+
+
+def test_orders_against_a_rollback_and_the_end_of_the_engine() -> None:
+    """A rollback beside newer orders does what it says or says that it cannot; at the end everybody is answered."""
+    assert_explored(orders_meet_a_rollback, policy=RandomWalk(), schedules=500)
+    assert_explored(orders_meet_a_rollback, policy=PCT(depth=3), schedules=300)

@@ -36,6 +36,10 @@ __all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
 _T = TypeVar("_T")
 
+_SLICE_S = 1.0
+"""A thread that waits looks up this often: a Ctrl-C that comes in the very moment in which a lock falls asleep does not
+wake it. `test_ctrl_c_leaves_a_request` meets that moment now and then."""
+
 
 class Engine(Seated):
     """An open engine; `open_engine` makes it. Any thread may use it."""
@@ -113,8 +117,7 @@ class Engine(Seated):
         request = inference.begin()
         while request is not None:
             try:
-                limit_s = -1.0 if until_s is None else max(0.0, until_s - self._ports.clock.now())
-                in_time = gate.acquire(timeout=min(limit_s, threading.TIMEOUT_MAX))
+                in_time = self._pass(gate, until_s)
             except BaseException:
                 inference.leave(request)
                 raise
@@ -184,6 +187,16 @@ class Engine(Seated):
 
     # --- inside ---
 
+    def _pass(self, gate: threading.Lock, until_s: float | None) -> bool:
+        """Return once the gate is open, or False once the engine's clock says `until_s`."""
+        while not gate.acquire(timeout=_SLICE_S if until_s is None else self._slice_s(until_s)):
+            if until_s is not None and self._ports.clock.now() >= until_s:
+                return False
+        return True
+
+    def _slice_s(self, until_s: float) -> float:
+        return min(_SLICE_S, max(0.0, until_s - self._ports.clock.now()))
+
     def _send(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Have the engine's loop make a call, and wait for its end.
 
@@ -195,11 +208,11 @@ class Engine(Seated):
         errand = Errand(call, ended.set)
         try:
             self._seat.send(errand)
-            ended.wait()
+            _wait(ended)
         except BaseException:
             self._seat.call_off(errand)
             try:
-                ended.wait()
+                _wait(ended)
             finally:
                 errand.leave()
             raise
@@ -247,7 +260,8 @@ class Chunks:
         request = self._stream.pull(gate)
         while request is not None:
             try:
-                gate.acquire()
+                while not gate.acquire(timeout=_SLICE_S):
+                    pass
             except BaseException:
                 self._stream.leave(request)
                 raise
@@ -284,7 +298,7 @@ class Events:
         while (event := self._feed.take()) is None:
             there = threading.Event()
             self._feed.call(there.set)
-            there.wait()
+            _wait(there)
         if event == ENDED:
             raise StopIteration
         return event
@@ -325,7 +339,7 @@ def open_engine(
     error: BaseException | None = None
     seat.open()
     try:
-        opened.wait()
+        _wait(opened)
         if seat.engine is not None:
             yield Engine(seat)
     except BaseException as raised:  # noqa: BLE001 - it is raised again below, once the engine is closed
@@ -341,12 +355,18 @@ def _close(seat: Seat, over: threading.Event, error: BaseException | None) -> No
     seat.close(error)
     while not seat.is_over:
         try:
-            over.wait()
+            _wait(over)
         except BaseException as raised:  # noqa: BLE001 - Ctrl-C, or whatever a signal handler raises
             interrupted = raised
     seat.join()
     if interrupted is not None:
         raise interrupted
+
+
+def _wait(event: threading.Event) -> None:
+    """Return once the event is there; Ctrl-C is heard meanwhile, within `_SLICE_S` at the latest."""
+    while not event.wait(_SLICE_S):
+        pass
 
 
 def _go_on(gate: threading.Lock) -> None:

@@ -1,4 +1,4 @@
-"""An application as somebody would write it who embeds the engine in FastAPI; uvicorn serves it in a process of its own.
+"""An application as somebody would write it who embeds the engine in FastAPI; uvicorn serves it in its own process.
 
 `app` owns the engine for its lifespan; `bare` is the same without one. Models: `fast` is called in the handler, `slow`
 by two workers, `one` by one; version 4 raises on its first 100 requests. Counts go into the witness's file at the end.
@@ -34,9 +34,7 @@ PLANS = {
     "at-once": Shift.at_once(),
     "confirmed": Shift.at_once(confirm_samples=2 * FAILS, guard=None),
     "guarded": Shift.at_once(confirm_samples=1_000_000),
-    "canary": Shift.canary(
-        (Stage(0.25, 0.0, 20), Stage(0.5, 0.0, 40)), confirm_s=0.0, confirm_samples=40, guard=None
-    ),
+    "canary": Shift.canary((Stage(0.25, 0.0, 20), Stage(0.5, 0.0, 40)), confirm_s=0.0, confirm_samples=40, guard=None),
     "endless": Shift.canary((Stage(0.25, 0.0, 1_000_000),), confirm_s=0.0, guard=None),
 }
 """They go by what was answered and not by the clock: a test waits for nothing but the traffic itself."""
@@ -166,6 +164,14 @@ async def ended(swap_id: str) -> dict[str, Any]:
 async def last(model: str) -> dict[str, Any]:
     """Wait for the end of the last swap of a model."""
     return await ended(app.state.engine.swaps(model)[-1].id)
+
+
+@app.post("/crash")
+async def crash() -> None:
+    """Have the engine meet a bug of its own."""
+    from tests.support.faces import crash
+
+    crash(app.state.engine)
 
 
 # --- looking ---

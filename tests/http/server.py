@@ -24,6 +24,7 @@ import httpx
 from tests.house.tree import ROOT
 
 PATIENCE_S = 30.0
+LOOPS = ("asyncio", "uvloop")
 RUNNING = "Uvicorn running on http://127.0.0.1:"
 ALARMS = ("Traceback", "Warning", "ERROR", "Task exception", "never retrieved", "Exception ignored")
 """None of these may be in what a server says."""
@@ -78,7 +79,7 @@ class Process:
         return "".join(self.lines)
 
     def end_input(self) -> None:
-        """Let it read the end of its input."""
+        """Let it read the end of its input, unless it has ended already."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 

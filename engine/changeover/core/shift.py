@@ -56,7 +56,7 @@ class Guard:
     window_s: float = attrs.field(default=10.0, validator=is_seconds(zero=False))
     """The requests of the last so many seconds count: a sample of them, at most 100 in each fortieth of that time."""
     min_samples: int = attrs.field(default=20, validator=is_count())
-    """So many requests must have ended in the window before it judges."""
+    """So many requests must have ended in the window before it judges; where traffic is thin, widen the window."""
     min_errors: int = attrs.field(default=6, validator=is_count())
     """So many must have failed: five unlucky requests do not trip it."""
     latency_slack_s: float = attrs.field(default=0.001, validator=is_seconds())

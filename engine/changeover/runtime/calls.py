@@ -152,7 +152,8 @@ class Engine(Swapping):
         """Return an answer in chunks: `async with engine.infer_stream(...) as chunks: async for chunk in chunks`.
 
         Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
-        chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
+        chunk. The version before answers for one on trial that fails before its first chunk, and never after it. Leave
+        the block yourself: where it lies in a generator that is dropped, it is left when that is collected.
         """
         return Chunks(self._stream(self._host.replies, model, inputs, version, key))
 

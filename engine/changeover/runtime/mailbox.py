@@ -188,8 +188,6 @@ class RequestLane(Generic[R]):
         if self.halted:
             return _END
         try:
-            if self._max_batch == 1:
-                return Step((self._waiting.popleft(),))
             oldest = self._waiting[0]
         except IndexError:
             return _END if self.closed else _IDLE

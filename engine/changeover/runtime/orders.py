@@ -65,6 +65,8 @@ class DrainOrder:
     """Kept when nobody holds it, when the time is up, or when the drain is called off."""
     closed: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the model is closed; fails where this order will not lead to that."""
+    rolled_back: bool = False
+    """True where it was given back because its own time was up, and not because somebody wanted the version."""
 
     def settle(self) -> None:
         """Say that there was nothing left to close."""

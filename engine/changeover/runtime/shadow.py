@@ -60,12 +60,16 @@ class Shadow:
             return
         try:
             rows = loaded.check(inputs)
-        except InvalidInput:
+            request = Request(account, ref, _copy(inputs), rows, now, self, _copy(reply.outputs))
+        except InvalidInput:  # the new version does not take what the old one takes
             account.release(ref)
             next(self._copied)
             self._end(loaded, now, failed=True)
             return
-        request = Request(account, ref, _copy(inputs), rows, now, self, _copy(reply.outputs))
+        except Exception:  # noqa: BLE001 - what cannot be copied is no trouble of the client's, who has its answer
+            account.release(ref)
+            next(self._skipped)
+            return
         self._flying.add(request)
         if self._host.run_aside(loaded, request) if loaded.inline else loaded.lane.offer(request):
             next(self._copied)

@@ -125,12 +125,17 @@ class Steps:
         self._leave()
         drain = self.swap.drain
         outcome = await self._order_drain(drain)
-        if outcome == "given_back" and drain.then == "rollback":
+        if self._drain is not None and self._drain.rolled_back:
             if self.may_take_slot():
                 raise TurnRound(f"{self.swap.old} was still held after {drain.deadline_s:g} s: its drain rolls back")
-            # The traffic has moved on meanwhile: nobody needs the old version any more, and it goes when it is empty.
-            outcome = await self._order_drain(Drain(0.0))
+            if not self._is_old_wanted():
+                outcome = await self._order_drain(Drain(0.0))  # the traffic has moved on: it goes when it is empty
         return outcome != "drained"
+
+    def _is_old_wanted(self) -> bool:
+        """Return whether the old version has traffic, or a newer swap is about to give it some."""
+        newer = self._world.slots.holder(self.swap.old.model)
+        return self._world.router.share(self.swap.old) > 0 or (newer is not None and newer.swap.new == self.swap.old)
 
     async def _order_drain(self, drain: Drain) -> str:
         self._drain = DrainOrder(drain)
@@ -176,6 +181,10 @@ class Steps:
             return  # it went away by itself
 
     async def _shift_back(self) -> None:
+        """Give the traffic back; to a version that is away, perhaps to be restarted, once it is there again."""
+        router = self._world.router
+        if router.share(self.swap.new) > 0 and not router.takes_requests(self.swap.old):
+            await self._reopen_old()
         self.shift.back()
 
     async def _reopen_old(self) -> None:

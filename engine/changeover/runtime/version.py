@@ -247,6 +247,8 @@ class Version(Actor[Message]):
         draining, now = self._draining, self._ports.clock.now()
         assert draining is not None
         if draining.drain.then == "rollback":
+            for order in draining.orders:
+                order.rolled_back = True
             self._step(Event.GIVE_BACK)
         elif draining.drain.then == "cancel" and self.loaded and draining.revoke(self.loaded.account, now):
             self._ring_at_deadline(draining, draining.drain.grace_s)

@@ -81,6 +81,31 @@ def test_ctrl_c_leaves_a_request() -> None:
         engine.wait_for_drain("m", "1", 30.0)
 
 
+def test_ctrl_c_withdraws_a_request() -> None:
+    """Ctrl-C in `infer` while the request is queued: it never runs."""
+    cast, crowd = Cast(), Crowd()
+    began, go = hang(cast, "on_predict")
+    with opened(cast, strict_references=True) as engine:
+        engine.register("m", "1", "s", loader="scripted", execution="worker")
+        engine.load("m", "1")
+        crowd.add(engine.infer, "m", {"n": 1})
+        crowd.start()
+        assert patient(began)
+
+        def interrupt() -> None:
+            while engine.references.count("m", "1") < 2:
+                pass
+            ctrl_c()
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.infer("m", {"n": 2})
+        assert engine.references.count("m", "1") == 1
+        go.set()
+        crowd.join()
+        assert [call["n"] for call in cast.of("m", "1")[0].calls] == [1]
+
+
 def test_ctrl_c_while_it_closes() -> None:
     """Ctrl-C while the block closes the engine is raised once the engine's thread has ended."""
     cast, closing = Cast(), threading.Event()

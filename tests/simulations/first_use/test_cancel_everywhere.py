@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 import trio
 
-from changeover import Drain, Engine, VersionState
+from changeover import Drain, Engine, Shift, VersionState
 from changeover.core import lifecycle
-from changeover.errors import ChangeoverError, EngineClosed, SwapRolledBack
+from changeover.errors import ChangeoverError, EngineClosed, LeaseRevoked, NotReady, SwapNotAllowed, SwapRolledBack
 from changeover_sim import PCT, Exhaustive, RandomWalk, cancel_anywhere, choose
 from tests.simulations.first_use.stage import (
     Call,
@@ -33,6 +33,9 @@ from tests.support.rig import open_rig
 REPOSITORY = Path(__file__).parent / "repository"
 MOMENTS = 25
 """So many rounds of the others are enough for the longest call, a swap."""
+BAD = 5.0
+"""What the new version fails on."""
+RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
 TOLD_AT_THE_END = {"returned", "EngineClosed", "SwapFailed", "SwapRolledBack", "VersionCrashed"}
 """How a call may end whose engine is closed under it."""
 
@@ -130,6 +133,64 @@ async def _wait_for_drain(engine: Engine) -> None:
             assert not any(account._watchers for account in open_accounts), "a watcher is left behind"
 
 
+async def _canary(engine: Engine) -> None:
+    try:
+        operation = await engine.swap("m", "2", plan=RAMP, drain=Drain(5.0))
+    except trio.Cancelled:
+        await _was_undone(engine)
+        raise
+    assert (operation.state.value, operation.old_unloaded) == ("completed", True)
+
+
+async def _detached(engine: Engine) -> None:
+    operation = await engine.swap("m", "2", plan=RAMP, on_cancel="detach")
+    assert (operation.state.value, operation.old_unloaded) == ("completed", True)
+
+
+async def _steered(engine: Engine) -> None:
+    swap_id = engine.start_swap("m", "2", plan=RAMP)
+    try:
+        engine.pause(swap_id)
+        await trio.sleep(2.0)
+        engine.resume(swap_id)
+        await trio.sleep(0.25)
+        assert engine.swap_status(swap_id).share == 0.5
+        engine.promote(swap_id)
+        await engine.wait_for_swap(swap_id)
+    except trio.Cancelled:
+        with suppress(SwapNotAllowed, EngineClosed):
+            engine.abort(swap_id)
+        raise
+
+
+async def _supersede(engine: Engine) -> None:
+    older = engine.start_swap("m", "2", plan=RAMP)
+    await trio.sleep(choose([0.0, 0.25]))
+    operation = await engine.swap("m", "1", on_busy="supersede")
+    assert operation.state.value == "completed"
+    assert engine.swap_status(older).superseded_by == operation.id
+
+
+async def _infer_on_trial(engine: Engine) -> None:
+    engine.start_swap("m", "2", plan=RAMP)
+    await trio.sleep(0.25)
+    replies = [await engine.infer("m", inputs(BAD), key=key) for key in "abcd"]
+    assert all((reply.version, reply.outputs["y"].tolist()) == ("1", [BAD]) for reply in replies)
+    assert any(reply.fell_back for reply in replies), "none of these keys finds the version on trial"
+
+
+async def _lease_that_is_revoked(engine: Engine) -> None:
+    async def drain() -> None:
+        with suppress(EngineClosed):
+            await engine.unload("m", "1", force=True, drain=Drain(0.5, "cancel", 1.0))
+
+    async with trio.open_nursery() as nursery:
+        with suppress(LeaseRevoked, NotReady, EngineClosed):
+            async with engine.lease("m"):
+                nursery.start_soon(drain)
+                await trio.sleep(choose([0.5, 2.0]))
+
+
 async def _scan(engine: Engine) -> None:
     found = await engine.scan()
     assert {spec.version for spec in found} <= {"found"}
@@ -190,6 +251,31 @@ def no_swap(stage: Stage, call: Call) -> None:
     assert stage.engine.is_active("m", "1") == (back or not states)
 
 
+def one_that_works(stage: Stage, call: Call) -> None:
+    """The older swap gave way to the newer one, if that was ordered in time."""
+    states = [operation.state.value for operation in stage.engine.swaps("m")]
+    if call.end == "returned":
+        assert (states, stage.traffic()) == (["superseded", "completed"], "1")
+    else:
+        newer_was_ordered = len(states) == 2  # noqa: PLR2004 - the older and the newer
+        assert stage.traffic() == "1" or (not newer_was_ordered and states == ["completed"]), states
+
+
+def an_unload_or_nothing(stage: Stage, call: Call) -> None:
+    """The unload goes on without its caller, if it was begun."""
+    assert stage.state("1") is (VersionState.UNLOADED if call.end == "returned" else stage.state("1"))
+    assert stage.state("1") in {VersionState.UNLOADED, VersionState.READY}
+
+
+def make_new_bad(stage: Stage) -> None:
+    """Have the new version fail on what the old one can answer."""
+    stage.rig.script("m", "2").fails_on = lambda asked: bool((asked["x"] == BAD).any())
+
+
+def as_it_is(stage: Stage) -> None:
+    """Change nothing."""
+
+
 @attrs.frozen
 class Scene:
     """A call, what may be left of it, and how the engine and its versions are made."""
@@ -198,6 +284,7 @@ class Scene:
     left: Left
     engine: Mapping[str, Any] = {}
     versions: Mapping[str, Any] = {}
+    prepare: Callable[[Stage], None] = as_it_is
 
 
 WORKER = {"execution": "worker"}
@@ -215,6 +302,13 @@ SCENES = {
     "lease": Scene(_lease, nothing),
     "lease of what comes": Scene(_lease_of_a_load, no_load),
     "wait_for_drain": Scene(_wait_for_drain, nothing),
+    "swap by a canary": Scene(_canary, all_or_nothing, versions=WORKER),
+    "swap that is detached": Scene(_detached, a_swap),
+    "pause, resume and promote": Scene(_steered, all_or_nothing),
+    "supersede": Scene(_supersede, one_that_works),
+    "infer with a fallback": Scene(_infer_on_trial, a_swap, versions=WORKER, prepare=make_new_bad),
+    "infer with a fallback, inline": Scene(_infer_on_trial, a_swap, prepare=make_new_bad),
+    "lease that is revoked": Scene(_lease_that_is_revoked, an_unload_or_nothing),
     "scan": Scene(_scan, nothing, engine={"repository": REPOSITORY}),
     "events": Scene(_read_events, a_swap),
 }
@@ -229,6 +323,7 @@ async def a_caller_goes_away() -> None:
     async with open_stage(**scene.engine) as stage:
         engine = stage.engine
         stage.add("1", "2", **scene.versions)
+        scene.prepare(stage)
         await engine.load("m", "1")
         call = stage.cancelled_call(lambda: scene.make(engine), most=MOMENTS)
         await stage.rest()
@@ -258,6 +353,7 @@ async def an_engine_is_closed_under_a_caller() -> None:
     async with open_stage(close_timeout_s=patience_s, **scene.engine) as stage:
         engine = stage.engine
         stage.add("1", "2", **scene.versions)
+        scene.prepare(stage)
         await engine.load("m", "1")
         call = stage.call(lambda: scene.make(engine))
         for _ in range(rounds):

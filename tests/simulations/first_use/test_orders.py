@@ -40,6 +40,8 @@ class Orders:
     def give(self, to: str, on_busy: Any, drain: Drain) -> str | None:
         """Order a swap; None where that is refused."""
         engine = self.stage.engine
+        holder, waiting = engine._slots.holder("m"), engine._slots.waiting("m")
+        in_the_way = [saga for saga in (holder, *waiting) if saga is not None and saga.can_turn]
         try:
             swap_id = engine.start_swap("m", to, plan=choose(PLANS), drain=drain, on_busy=on_busy)
         except SwapInProgress:
@@ -49,6 +51,8 @@ class Orders:
         except SwapNotAllowed as error:
             assert "active already" in str(error), error
             return None
+        for saga in in_the_way:
+            assert saga.operation.superseded_by == (swap_id if on_busy == "supersede" else None)
         self.given.append((swap_id, to, on_busy))
         self.waits[swap_id] = self.stage.call(lambda: engine.wait_for_swap(swap_id), f"swap to {to}")
         return swap_id

@@ -77,6 +77,8 @@ async def a_ramp_meets_crashes() -> None:
         engine = stage.engine
         add_two(stage)
         await engine.load("m", "1")
+        if choose([False, False, True]):
+            await engine.load("m", "2")
         swap_id = engine.start_swap("m", "2", plan=choose(PLANS), drain=Drain(choose([0.0, 5.0])))
         swap = stage.call(lambda: engine.wait_for_swap(swap_id), "swap")
         gone = choose([(), ("1",), ("2",), ("1", "2")])
@@ -166,9 +168,10 @@ async def a_new_version_fails() -> None:
         assert_at_rest(stage)
         for call, number in asks:
             assert_answered(stage, call, number, pins, safe=event != "crash 1")
-        fell_back = [call for call, _ in asks if isinstance(call.value, Reply) and call.value.fell_back]
+        if event != "crash 1" and not any(call.end == "cancelled" or call.end == "RequestTimeout" for call, _ in asks):
+            fell_back = [call for call, _ in asks if isinstance(call.value, Reply) and call.value.fell_back]
         if "crash" not in event and all(call.end == "returned" for call, _ in asks):
-            assert engine.swap_status(swap_id).fallbacks <= len(fell_back)
+            assert engine.swap_status(swap_id).fallbacks == len(fell_back)
 
 
 def ask_later(stage: Stage, number: float) -> tuple[Call, float]:

@@ -24,7 +24,7 @@ from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
 from changeover.runtime.references import ReferenceTracker
-from changeover.runtime.seat import Seat, closed
+from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import OnBusy, OnCancel
@@ -207,7 +207,7 @@ class Engine(Seated):
             finally:
                 error = errand.leave()
             raise cancelled from error
-        return errand.take(closed)
+        return errand.take(self._over)
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         await self._send(partial(self._until_ready_there, model, version))

@@ -25,7 +25,7 @@ from changeover.errors import WrongLoop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
-from changeover.runtime.seat import Seat, closed
+from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.stay import Nowhere
 from changeover.runtime.streaming import Stream
@@ -121,10 +121,12 @@ class Engine(Seated):
             except BaseException:
                 inference.leave(request)
                 raise
-            if not in_time and request.reply is None and request.error is None:
+            if request.reply is not None or request.error is not None:
+                request = inference.next(request)
+            elif not in_time:
                 inference.leave(request)
                 raise inference.timed_out(timeout_s or 0.0)
-            request = inference.next(request)
+            # else the gate was opened, late, for the request before this one
         return inference.reply
 
     def infer_stream(
@@ -216,7 +218,7 @@ class Engine(Seated):
             finally:
                 errand.leave()
             raise
-        return errand.take(closed)
+        return errand.take(self._over)
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         raise AssertionError("`async with` is refused before")

@@ -62,7 +62,7 @@ def _cpu(server: Process) -> float:
 @contextmanager
 def _server() -> Generator[tuple[Process, int], None, None]:
     """Serve the application on a free port; yield that."""
-    with _process("-m", "uvicorn", "http_app:app", "--port", "0", "--no-access-log") as server:
+    with _process("-m", "uvicorn", "http_app:serve", "--port", "0", "--no-access-log") as server:
         yield server, int(_hear(server, RUNNING).partition(RUNNING)[2].split()[0])
 
 

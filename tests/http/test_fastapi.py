@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.http.app import FAILS
-from tests.http.server import LOOPS, Clients, Server, asked
+from tests.http.server import LOOPS, Clients, Gate, Server, asked
 
 ASKED_IN_EVERY_WAY = ("/predict/fast", "/lease/fast", "/thread/fast", "/predict/slow")
 FALLING_BACK = ("/predict/fast", "/predict/fast", "/predict/slow", "/predict/slow")
@@ -42,6 +42,26 @@ def test_no_client_notices(tmp_path: Path, loop: str) -> None:
         assert [client["dropped"] for client in seen] == [0, 0]
         assert all(set(client["answered"]) == {"1", "2", "3"} for client in seen)
         assert server.get("/status")["clean"]
+        lives = server.stop()
+    assert (lives.open, lives.wrongs) == ([], [])
+
+
+@pytest.mark.slow
+def test_a_slow_request_keeps_its_version(tmp_path: Path) -> None:
+    """A version stays open for the request that it computes, while the next one answers everybody else."""
+    gate = Gate(tmp_path / "gate")
+    with Server(tmp_path / "witness") as server, asked(server, "/predict/slow", {"gate": gate.path}) as slow:
+        gate.wait_for_a_model()
+        swap_id = server.post("/order/slow/2?plan=at-once").json()
+        with Clients(server, "/predict/slow", "/predict/slow") as clients:
+            while server.post("/predict/slow").headers["x-version"] != "2":
+                pass
+            assert server.get("/status")["holders"]["slow/1"] == ["request"]
+            gate.open()
+            assert server.get(f"/swaps/{swap_id}")["state"] == "completed"
+            answer = slow.getresponse()
+            assert (answer.status, answer.headers["x-version"]) == (200, "1")
+            assert clients.summary()["wrong"] == []
         lives = server.stop()
     assert (lives.open, lives.wrongs) == ([], [])
 

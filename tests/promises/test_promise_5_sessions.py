@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from typing import Any
 
@@ -15,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changeover import Shift, SwapState
-from changeover.errors import SwapNotDone, SwapRolledBack
+from changeover.errors import SwapNotAllowed, SwapNotDone, SwapRolledBack
 from tests.support.canary import Clients, asking, check_quiet, two
-from tests.support.rig import Outcome, Rig, open_rig, run_virtual, running, settle
+from tests.support.rig import Outcome, Rig, open_rig, run_virtual, running, settle, until
 
-KEYS = [f"session {number}" for number in range(30)]
+KEYS = [f"session {number}" for number in range(20)]
 RAMP = Shift.canary([(0.1, 2.0), (0.3, 2.0), (0.6, 2.0), (0.9, 2.0)], confirm_s=2.0, guard=None)
 
 
@@ -63,13 +64,13 @@ class Story:
 STORIES = st.builds(
     Story,
     st.lists(st.sampled_from([0.05, 0.2, 0.5, 0.8, 0.95]), min_size=1, max_size=4, unique=True).map(sorted).map(tuple),
-    st.sampled_from([0.3, 1.0]),
+    st.sampled_from([0.3, 0.6]),
     st.sampled_from(["inline", "worker"]),
     st.sampled_from([2, 5, 1_000_000]),
-    st.tuples(st.sampled_from([0.0, 0.01, 0.4]), st.sampled_from([0.0, 0.01, 0.4])),
+    st.tuples(st.sampled_from([0.0, 0.01, 0.1]), st.sampled_from([0.0, 0.01, 0.1])),
     st.lists(
         st.builds(
-            Order, st.sampled_from([0.1, 0.5, 1.1, 2.3, 4.0]), st.sampled_from(["pause", "resume", "promote", "abort"])
+            Order, st.sampled_from([0.1, 0.5, 1.1, 2.3]), st.sampled_from(["pause", "resume", "promote", "abort"])
         ),
         max_size=3,
     )
@@ -82,54 +83,53 @@ STORIES = st.builds(
 async def play(story: Story) -> None:
     """Let sessions run through a ramp, and check what they saw."""
     async with open_rig(seed=story.seed) as rig:
-        await two(rig, story.execution, fails_on=lambda inputs: inputs["n"] % story.fails_every == 1)
+        await two(rig, story.execution, fails_on=lambda inputs: on_trial(rig) and inputs["n"] % story.fails_every == 1)
         for version, seconds in zip("12", story.takes_s, strict=True):
             rig.takes(f"worker m/{version} 0", seconds)
-        async with asking(rig, 0.1, [*KEYS[:8], None]) as clients:
+        async with asking(rig, 0.2, [*KEYS[:6], None]) as clients:
             await trio.sleep(0.3)
             swap = Outcome(rig.engine.swap, "m", "2", plan=story.plan)
             async with running(swap):
                 turned_s = await steer(rig, story.orders)
-                for swap_id in [op.id for op in rig.engine.swaps("m") if not op.state.ended]:
-                    rig.engine._saga(swap_id).swap  # noqa: B018 - it is still known
-                    if rig.engine.swap_status(swap_id).paused:
-                        rig.engine.resume(swap_id)
-            await trio.sleep(3.0)
+            await trio.sleep(2.0)
         assert clients.errors == []
         assert backward(clients, turned_s) == []
-        ended_s = swap.ended_s
-        serves = "2" if swap.error is None else "1"
-        assert set(clients.versions(ended_s + 1e-9)) <= {serves, "1" if serves == "1" else "2"}
-        assert turned_s == float("inf") or isinstance(swap.error, SwapRolledBack)
-        await trio.sleep(10.0)
+        assert isinstance(swap.error, SwapRolledBack) is (turned_s < float("inf"))
+        assert set(clients.versions(swap.ended_s + 1e-9)) <= {"1" if swap.error else "2"}
+        await trio.sleep(10.0)  # workers finish what cancelled clients have left
         check_quiet(rig)
 
 
+def on_trial(rig: Rig) -> bool:
+    """Return whether somebody stands by for the new version."""
+    return rig.engine._router.snapshot.routes["m"].trial is not None
+
+
 async def steer(rig: Rig, orders: tuple[Order, ...]) -> float:
-    """Give orders to the swap that runs; return when it was turned round, if it was."""
+    """Give orders to the swap, as long as it takes any; return when it was turned round, if it was."""
     began_s, turned_s = trio.current_time(), float("inf")
-    for order in orders:
+    for order in (*orders, Order(2.5, "resume")):
         await trio.sleep(max(0.0, began_s + order.at_s - trio.current_time()))
-        status = rig.engine.swaps("m")[0]
-        if status.state in (SwapState.NOT_STARTED, SwapState.LOADING_NEW_VERSION, SwapState.TRANSITIONING):
-            getattr(rig.engine, order.kind)(status.id)
-            turned_s = trio.current_time() if order.kind == "abort" else turned_s
-            await settle()
+        swap_id = rig.engine.swaps("m")[0].id
+        with contextlib.suppress(SwapNotAllowed):
+            getattr(rig.engine, order.kind)(swap_id)
+            turned_s = min(turned_s, trio.current_time()) if order.kind == "abort" else turned_s
+        await settle()
     return turned_s
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=25)
 @given(story=STORIES)
 def test_a_session_never_goes_back_and_a_swap_is_final(story: Story) -> None:
-    """Whatever the ramp, the failures and the orders: only an abort takes a session back; afterwards one version serves."""
+    """Whatever the ramp, the failures and the orders: only an abort takes a session back; then one version serves."""
     run_virtual(play, story)
 
 
 @pytest.mark.parametrize("execution", ["inline", "worker"])
 async def test_sessions_move_over_one_by_one(rig: Rig, execution: str, autojump_clock: Any) -> None:
-    """Each moves once, from the old version to the new one, some in each stage; requests without a key go either way."""
+    """Each moves once, from the old version to the new one, some in each stage; without a key they go either way."""
     await two(rig, execution)
-    async with asking(rig, 0.1, [*KEYS, None]) as clients:
+    async with asking(rig, 0.25, [*KEYS, None]) as clients:
         await rig.engine.swap("m", "2", plan=RAMP)
         await trio.sleep(1.0)
     assert backward(clients) == []
@@ -168,8 +168,7 @@ async def test_after_the_swap_no_new_request_reaches_the_old_version(
     async with asking(rig, 0.05, [*KEYS[:5], None]) as clients:
         swap = Outcome(rig.engine.swap, "m", "2", plan=plan)
         async with running(swap):
-            while rig.engine.swaps("m")[0].state is not SwapState.OLD_VERSION_DRAINING:
-                await trio.sleep(0.01)
+            await until(lambda: rig.engine.swaps("m")[0].state is SwapState.OLD_VERSION_DRAINING)
             pivot_s, asked = trio.current_time(), len(rig.cast.of("m", "1")[0].calls)
             await trio.sleep(5.0)
             lease.release()
@@ -182,7 +181,7 @@ async def test_after_the_swap_no_new_request_reaches_the_old_version(
 async def test_a_rollback_takes_every_session_back_at_once(rig: Rig, autojump_clock: Any) -> None:
     """In one step, and before the new version is drained."""
     await two(rig)
-    async with asking(rig, 0.1, KEYS) as clients:
+    async with asking(rig, 0.25, KEYS) as clients:
         swap_id = rig.engine.start_swap("m", "2", plan=RAMP)
         await trio.sleep(5.05)
         rig.engine.abort(swap_id)
@@ -199,7 +198,7 @@ async def test_two_swaps_in_a_row_keep_every_session_in_order(rig: Rig, autojump
     """1, then 2, then 3, for each of them: also where the second ramp begins at the pivot of the first."""
     await two(rig)
     rig.add("m", "3")
-    async with asking(rig, 0.1, KEYS) as clients:
+    async with asking(rig, 0.25, KEYS) as clients:
         swaps = [Outcome(rig.engine.swap, "m", version, plan=RAMP, on_busy="queue") for version in "23"]
         async with running(*swaps):
             pass

@@ -40,22 +40,21 @@ def first_hundred() -> Any:
 async def test_a_version_that_raises_at_first_is_taken_back_and_no_client_sees_an_error(
     rig: Rig, plan: str, way: dict[str, Any], autojump_clock: Any
 ) -> None:
-    """Forty clients ask all the while; each has every answer, and in the end all of them from the old version."""
+    """Fifteen clients ask all the while; each has every answer, and in the end all of them from the old version."""
     await rig.ready("m", "1", **way)
     rig.add("m", "2", **way, fails_on=first_hundred())
     swap = Outcome(rig.engine.swap, "m", "2", plan=PLANS[plan])
-    async with asking(rig, 0.1, [None] * 10 + [str(number) for number in range(30)]) as clients:
-        await trio.sleep(1.0)
+    async with asking(rig, 0.1, [None] * 6 + [str(number) for number in range(9)]) as clients:
         async with running(swap):
             pass
-        await trio.sleep(1.0)
+        await trio.sleep(0.5)
     assert clients.errors == []
     assert isinstance(swap.error, SwapRolledBack)
     operation = swap.error.operation
     assert (operation.state, operation.guard.new.errors >= 6) == (SwapState.ROLLED_BACK, True)
     assert operation.fallbacks == sum(seen.fell_back for seen in clients.seen)
     assert set(clients.versions()) == {"1"}
-    assert swap.ended_s < 1.0 + 8.0
+    assert swap.ended_s < 20.0
     await check_undone(rig, operation)
 
 

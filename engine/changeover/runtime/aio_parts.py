@@ -88,9 +88,14 @@ class LoopWake:
 
     def close(self) -> None:
         """Let the loop watch the counter no more; on the loop."""
+        self.forget()
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_reader(self._counter or 0)
+
+    def forget(self) -> None:
+        """Let go of the callback, which leads back here: else the counter would wait for the garbage collector."""
+        self._callback = _nothing
 
     def _answer(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -141,6 +146,7 @@ class Homes:
             gone = self._homes.pop(known, None) if known.is_closed() else None
             if gone is not None:
                 self.listed.remove(gone[0])
+                gone[1].forget()
         wake = LoopWake(loop)
         home = LoopReplies(wake, go_on)
         self._homes[loop] = home, wake

@@ -82,7 +82,7 @@ class _Running(Engine):
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
         self._host.replies.give_up()
-        for home in self._host.homes:
+        for home in tuple(self._host.homes):  # loops in other threads come and go meanwhile
             home.give_up_soon()
         self._bus.close()
 

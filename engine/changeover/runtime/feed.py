@@ -46,6 +46,7 @@ class Feed:
 
         Raises `RuntimeError` where it does not listen.
         """
+        closed = self._bus.closed  # looked at first: what is emitted before the end is still taken
         with self._lock:
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
@@ -54,9 +55,7 @@ class Feed:
                 return self._unread.popleft()
         if self not in self._bus.readers:
             raise RuntimeError(OUTSIDE)
-        if self._bus.closed:
-            return ENDED
-        return None
+        return ENDED if closed else None
 
     def call(self, tell: Callable[[], None]) -> None:
         """Have `tell` called once when there is something to take; perhaps at once. It must not raise."""

@@ -155,6 +155,8 @@ class Draining:
         if drain.then == "wait":
             return False
         deadline_s = now + drain.deadline_s
+        if self.revoked and drain.then == "cancel":
+            deadline_s += drain.grace_s  # the leases are asked already; at its deadline it would only wait for them
         if self.deadline_s is not None and self.deadline_s <= deadline_s:
             return False
         self.drain = drain

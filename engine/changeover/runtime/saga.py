@@ -120,7 +120,7 @@ class Saga:
             self._scope.cancel()
         else:
             self._give_up_slot()
-            self._end(end, "its turn had not come yet")
+            self._end(end, None if by is not None else "its turn had not come yet")
 
     def steer(self, order: Literal["pause", "resume", "promote"]) -> None:
         """Stop, continue or shorten the way to the pivot; raises `SwapNotAllowed` where that is passed."""

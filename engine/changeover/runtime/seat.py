@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from changeover.errors import EngineClosed, EngineFailed
+from changeover.errors import EngineClosed, EngineFailed, WrongLoop
 from changeover.runtime import fork
 from changeover.runtime.calls import Engine
 from changeover.runtime.errand import Errand
@@ -116,8 +116,12 @@ class Seat:
     def call(self, function: Callable[[], T]) -> T:
         """Call a function on the loop and return what it returns; blocks for one turn of the loop.
 
-        Raises what it raises, and `EngineClosed` where the loop has ended.
+        Raises what it raises, `EngineClosed` where the loop has ended, and `WrongLoop` in a Trio run.
         """
+        if trio.lowlevel.in_trio_run():
+            raise WrongLoop(
+                "this engine sits in another thread, and this Trio run must not wait: use changeover.open_engine"
+            )
         try:
             return trio.from_thread.run_sync(function, trio_token=self._token)
         except trio.RunFinishedError:

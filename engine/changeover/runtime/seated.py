@@ -14,9 +14,11 @@ import attrs
 
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, Timeouts, VersionSpec
+from changeover.errors import ChangeoverError, EngineFailed
 from changeover.runtime.base import EngineBase
 from changeover.runtime.calls import Engine
-from changeover.runtime.seat import Seat
+from changeover.runtime.mailbox import twin
+from changeover.runtime.seat import Seat, closed
 from changeover.runtime.stay import World
 from changeover.runtime.swaps import OnBusy
 
@@ -111,6 +113,11 @@ class Seated(EngineBase):
         """
         self._check_open()
         self._seat.call(partial(self._engine.abort, swap_id))
+
+    def _over(self) -> ChangeoverError:
+        """Return the error for a call that was on its way when the engine ended: its crash, where that was the end."""
+        refusal = self._router.refusal
+        return twin(refusal) if isinstance(refusal, EngineFailed) else closed()
 
 
 def _given(*arguments: object) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ iterator; a pull that its caller has left is closed by the thread that runs it. 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -73,14 +74,14 @@ class Stream:
         key: str | None,
     ) -> None:
         """Hold nothing yet."""
+        self._run: _Run | None = None  # these two before anything that may raise: `__del__` looks at them
+        self._pinned: Pinned | None = None
         self._world = world
         self._home = home
         self._model = model
         self._inputs = dict(inputs)
         self._version = version
         self._key = key
-        self._run: _Run | None = None
-        self._pinned: Pinned | None = None
         self._failure: ChangeoverError | None = None
         self._began_s = 0.0
         self._meter: Meter | None = None
@@ -160,6 +161,13 @@ class Stream:
             else:
                 self._world.host.pull(run.loaded, run.end, lambda _error: run.end())
         self._dismiss()
+
+    def __del__(self) -> None:
+        """Give back what was forgotten, and say so."""
+        if self._run is not None or (self._pinned is not None and self._pinned.standby is not None):
+            self.close()  # first, because the warning may be made an error
+            text = f"a stream of {self._model} was dropped without its block being left; use `with` or `async with`"
+            warnings.warn(text, ResourceWarning, 2, self)
 
     # --- inside ---
 

@@ -268,6 +268,19 @@ async def test_copies_on_their_way_outlive_the_trial(rig: Rig, way: str, executi
     check_quiet(rig)
 
 
+async def test_a_version_that_was_loaded_before_is_shadowed_no_longer(rig: Rig, autojump_clock: Any) -> None:
+    """An abort leaves it loaded as it was, and no trial and no copies behind."""
+    await two(rig)
+    await rig.engine.load("m", "2")
+    swap_id = rig.engine.start_swap("m", "2", plan=shadow())
+    await settle()
+    rig.engine.abort(swap_id)
+    await settle()
+    await ask(rig)
+    assert (rig.engine.loaded_versions("m"), calls(rig, "2")) == (("1", "2"), [])
+    check_quiet(rig)
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("thread_safe", [True, False])
 async def test_copies_run_beside_clients_on_the_real_machine(execution: str, thread_safe: bool) -> None:

@@ -257,7 +257,7 @@ def one_that_works(stage: Stage, call: Call) -> None:
     if call.end == "returned":
         assert (states, stage.traffic()) == (["superseded", "completed"], "1")
     else:
-        newer_was_ordered = len(states) == 2  # noqa: PLR2004 - the older and the newer
+        newer_was_ordered = len(states) == 2
         assert stage.traffic() == "1" or (not newer_was_ordered and states == ["completed"]), states
 
 

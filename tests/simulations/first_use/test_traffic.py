@@ -77,25 +77,30 @@ async def a_ramp_meets_crashes() -> None:
         engine = stage.engine
         add_two(stage)
         await engine.load("m", "1")
-        if choose([False, False, True]):
+        was_there = choose([False, False, True])
+        if was_there:
             await engine.load("m", "2")
         swap_id = engine.start_swap("m", "2", plan=choose(PLANS), drain=Drain(choose([0.0, 5.0])))
         swap = stage.call(lambda: engine.wait_for_swap(swap_id), "swap")
         gone = choose([(), ("1",), ("2",), ("1", "2")])
-        for version in choose([("1",), ("2",), ("1", "2")]):
+        broken = choose([(), ("1",), ("2",), ("1", "2")])
+        for version in broken:
             break_it = partial(crash, stage, version, for_good=version in gone)
             stage.call(partial(later, choose([0.0, 0.0, 0.5, 1.0, 1.5]), break_it), "crash")
-        orders = choose([(), (), ("pause", "resume"), ("pause", "promote"), ("promote",), ("abort",), ("pause", "abort")])
+        orders = choose(
+            [(), (), ("pause", "resume"), ("pause", "promote"), ("promote",), ("abort",), ("pause", "abort")]
+        )
         stage.call(partial(later, choose([0.0, 0.5, 1.0]), partial(steer, stage, swap_id, orders)), "steer")
         for number in range(3):
             ask = partial(engine.infer, "m", inputs(number), key=str(number))
             stage.call(partial(later, choose([0.0, 0.5, 1.0]), ask), f"ask {number}")
         await stage.rest()
         assert_at_rest(stage)
-        assert_where_it_belongs(stage, engine.swap_status(swap_id).state, swap.end)
+        heir = was_there and "1" in broken  # then the new version has the traffic, whatever becomes of the swap
+        assert_where_it_belongs(stage, engine.swap_status(swap_id).state, swap.end, moved=heir)
 
 
-def assert_where_it_belongs(stage: Stage, state: SwapState, end: str) -> None:
+def assert_where_it_belongs(stage: Stage, state: SwapState, end: str, *, moved: bool) -> None:
     """The traffic is where the end of the swap says, unless nothing works there."""
     told = {
         SwapState.COMPLETED: "returned",
@@ -107,7 +112,7 @@ def assert_where_it_belongs(stage: Stage, state: SwapState, end: str) -> None:
     works = [version for version in "12" if stage.state(version) is VersionState.READY]
     assert (stage.traffic() is None) == (not works), (stage.traffic(), works)
     wanted = "2" if state is SwapState.COMPLETED else "1"
-    if wanted in works and state is not SwapState.FAILED:
+    if wanted in works and state is not SwapState.FAILED and not moved:
         assert stage.traffic() == wanted, (state, works)
     if state is SwapState.COMPLETED:
         assert "1" not in works or stage.traffic() == "1", "the old version is left behind"
@@ -115,9 +120,40 @@ def assert_where_it_belongs(stage: Stage, state: SwapState, end: str) -> None:
 
 def test_a_ramp_against_crashes() -> None:
     """Whatever crashes and whoever steers: the swap ends, and exactly one version that works has all of the traffic."""
-    assert_explored(a_ramp_meets_crashes, policy=RandomWalk(), schedules=500)
-    assert_explored(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=300)
-    assert_explored(a_ramp_meets_crashes, schedules=200, mode="trio-batch")
+    assert_explored(a_ramp_meets_crashes, policy=RandomWalk(), schedules=300)
+    assert_explored(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=200)
+    assert_explored(a_ramp_meets_crashes, schedules=100, mode="trio-batch")
+
+
+async def a_version_breaks_as_it_is_to_leave() -> None:
+    """Break the old version about when it is drained, or the new one about when its swap is aborted."""
+    async with open_stage() as stage:
+        engine = stage.engine
+        add_two(stage)
+        await engine.load("m", "1")
+        swap_id = engine.start_swap("m", "2", plan=choose([Shift.at_once(), Shift.at_once(confirm_s=1.0)]))
+        swap = stage.call(lambda: engine.wait_for_swap(swap_id), "swap")
+        version, orders = choose([("1", ()), ("2", ("abort",))])
+
+        async def after(rounds: int, call: Callable[[], Awaitable[None]]) -> None:
+            await stage.until(lambda: engine.swap_status(swap_id).share == 1.0 or swap.is_over)
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            await call()
+
+        stage.call(partial(after, choose(range(8)), partial(crash, stage, version, for_good=False)), "crash")
+        stage.call(partial(after, choose(range(8)), partial(steer, stage, swap_id, orders)), "steer")
+        await stage.rest()
+        assert_at_rest(stage)
+        state = engine.swap_status(swap_id).state
+        assert_where_it_belongs(stage, state, swap.end, moved=False)
+        wanted = "2" if state is SwapState.COMPLETED else "1"
+        assert engine.loaded_versions("m") == (wanted,), "what was to leave was started again"
+
+
+def test_a_version_that_breaks_as_it_is_to_leave_is_not_started_again() -> None:
+    """A crash in the moment in which a drain is ordered ends the version, as the drain would have."""
+    assert_explored(a_version_breaks_as_it_is_to_leave, policy=RandomWalk(), schedules=300)
 
 
 # --- fallback against drain, pivot, crash and rollback --------------------------------------------------------------
@@ -168,8 +204,7 @@ async def a_new_version_fails() -> None:
         assert_at_rest(stage)
         for call, number in asks:
             assert_answered(stage, call, number, pins, safe=event != "crash 1")
-        if event != "crash 1" and not any(call.end == "cancelled" or call.end == "RequestTimeout" for call, _ in asks):
-            fell_back = [call for call, _ in asks if isinstance(call.value, Reply) and call.value.fell_back]
+        fell_back = [call for call, _ in asks if isinstance(call.value, Reply) and call.value.fell_back]
         if "crash" not in event and all(call.end == "returned" for call, _ in asks):
             assert engine.swap_status(swap_id).fallbacks == len(fell_back)
 
@@ -221,6 +256,6 @@ def assert_answered(stage: Stage, call: Call, number: float, pins: Pins, *, safe
 
 def test_fallback_against_drain_pivot_crash_and_rollback() -> None:
     """A request that the new version fails on is answered once, by the old one, wherever the swap is meanwhile."""
-    assert_explored(a_new_version_fails, policy=RandomWalk(), schedules=500)
-    assert_explored(a_new_version_fails, policy=PCT(depth=3), schedules=300)
-    assert_explored(a_new_version_fails, schedules=200, mode="trio-batch")
+    assert_explored(a_new_version_fails, policy=RandomWalk(), schedules=300)
+    assert_explored(a_new_version_fails, policy=PCT(depth=3), schedules=200)
+    assert_explored(a_new_version_fails, schedules=100, mode="trio-batch")

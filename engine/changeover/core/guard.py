@@ -38,23 +38,32 @@ class Judgement:
     verdict: Verdict
 
 
-def judge(guard: Guard, new: Spells, old: Spells) -> Judgement:
-    """Compare the windows of two versions."""
-    mine, theirs = sample(guard, _all(new)), sample(guard, _all(old))
+def judge(guard: Guard, new: Spells, old: Spells, *, errors_only: bool = False) -> Judgement:
+    """Compare the windows of two versions; by their errors only where there is no time to sort all the latencies."""
+    mine, theirs = _counted(new), _counted(old)
     known = max(theirs.requests, guard.min_samples)  # of a version that was hardly asked one failure says nothing
     limit = max(guard.max_error_rate, guard.max_error_rate_ratio * upper_rate(theirs.errors, known))
-    said = (
+    doubtful = mine.error_rate > limit
+    fails_more = _fails_more(guard, mine, limit)
+    if errors_only and not fails_more:
+        return Judgement("doubtful" if doubtful else "fine", Verdict(_errors(mine, theirs, limit), mine, theirs))
+    mine, theirs = sample(guard, _all(new)), sample(guard, _all(old))
+    slow = None if fails_more else _slower(guard, new, old, mine, theirs)
+    verdict = Verdict(slow or _errors(mine, theirs, limit), mine, theirs)
+    return Judgement("worse" if fails_more or slow else "doubtful" if doubtful else "fine", verdict)
+
+
+def _counted(spells: Spells) -> Sample:
+    """Sum up a window without its latencies."""
+    failures = sum(end[2] for spell in spells for end in spell)
+    return Sample(sum(map(len, spells)), failures, None)
+
+
+def _errors(mine: Sample, theirs: Sample, limit: float) -> str:
+    return (
         f"{mine.errors} of {mine.requests} requests failed ({mine.error_rate:.1%}, at most {limit:.1%} may; of the "
         f"version before {theirs.errors} of {theirs.requests})"
     )
-    if _fails_more(guard, mine, limit):
-        return Judgement("worse", Verdict(said, mine, theirs))
-    slow = _slower(guard, new, old, mine, theirs)
-    if slow is not None:
-        return Judgement("worse", Verdict(slow, mine, theirs))
-    if mine.error_rate > limit:
-        return Judgement("doubtful", Verdict(said, mine, theirs))
-    return Judgement("fine", Verdict("no worse than the version before", mine, theirs))
 
 
 def sample(guard: Guard, ends: Sequence[Ended]) -> Sample:

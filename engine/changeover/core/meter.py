@@ -12,7 +12,7 @@ from changeover.core.tally import peek
 
 SPELLS = 40
 """A window is cut into so many spells: two versions are compared over the same time, whatever their traffic ..."""
-KEEP = 100
+KEEP = 50
 """... and of each spell so many ends are kept, the first ones: enough for a verdict, and no more memory than that."""
 
 Ended = tuple[float, float | None, bool]

@@ -14,6 +14,7 @@ import attrs
 from attrs.validators import optional
 
 from changeover.core.checks import is_count, is_one_of, is_seconds, is_type
+from changeover.core.meter import KEEP, SPELLS
 from changeover.errors import InvalidValue
 
 CANARY_STAGES = ((0.05, 5.0), (0.5, 5.0))
@@ -37,6 +38,12 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
+def _is_kept(_self: object, field: attrs.Attribute[Any], value: int) -> None:
+    """Be a validator: more than are kept can never be there."""
+    if value > SPELLS * KEEP:
+        raise InvalidValue(f"{field.name} must be at most {SPELLS * KEEP:,}, which is what is kept, not {value!r}")
+
+
 @attrs.frozen
 class Guard:
     """When a new version is worse than the old: then its swap rolls back by itself.
@@ -54,8 +61,8 @@ class Guard:
     quantile: float = attrs.field(default=0.95, validator=_is_rate(0.0, 1.0))
     """Which quantile of the latency of answered requests, above 0 to 1."""
     window_s: float = attrs.field(default=10.0, validator=is_seconds(zero=False))
-    """The requests of the last so many seconds count: a sample of them, at most 100 in each fortieth of that time."""
-    min_samples: int = attrs.field(default=20, validator=is_count())
+    """The requests of the last so many seconds count: a sample of them, at most 50 in each fortieth of that time."""
+    min_samples: int = attrs.field(default=20, validator=[is_count(), _is_kept])
     """So many requests must have ended in the window before it judges; where traffic is thin, widen the window."""
     min_errors: int = attrs.field(default=6, validator=is_count())
     """So many must have failed: five unlucky requests do not trip it."""

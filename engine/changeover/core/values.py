@@ -153,7 +153,8 @@ class Drain:
         default="quarantine", validator=is_one_of("quarantine", "cancel", "rollback", "wait")
     )
     """`quarantine`: keep it loaded without traffic until the last holder leaves; `cancel`: end the blocks of its async
-    leases with `LeaseRevoked`, then quarantine; `rollback`: give it back its traffic; `wait`: no bound at all."""
+    leases with `LeaseRevoked`, then quarantine; `rollback`: take requests again, in a swap with all of the traffic;
+    `wait`: no bound at all."""
     grace_s: float = attrs.field(default=5.0, validator=is_seconds())
     """How long `cancel` waits for those whose blocks it ended, in seconds."""
 

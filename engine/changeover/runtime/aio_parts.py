@@ -88,13 +88,14 @@ class LoopWake:
 
     def close(self) -> None:
         """Let the loop watch the counter no more; on the loop."""
-        self.forget()
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_reader(self._counter or 0)
+            if self._is_asked:  # the counter was written, or is about to be, and will not be read: a stream may go on
+                self._call()
 
     def forget(self) -> None:
-        """Let go of the callback, which leads back here: else the counter would wait for the garbage collector."""
+        """Let go of the callback, which leads back here: else the counter of a loop that is closed would outlive it."""
         self._callback = _nothing
 
     def _answer(self) -> None:

@@ -87,10 +87,11 @@ class EngineBase:
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
         where = caller if settings.debug_references else _nowhere
-        self._where = where
         self._references = ReferenceTracker(self._router, self._host, ports, where)
         self._lease_kind = DebugLease if settings.debug_references else Lease
-        inference_world = InferenceWorld(self._router, self._host, ports.clock.now, where)
+        inference_world = InferenceWorld(
+            self._router, self._host, ports.clock.now, where if settings.debug_references else None
+        )
         self._inference = partial(Inference, inference_world)
         self._stream = partial(Stream, inference_world)
         self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready)

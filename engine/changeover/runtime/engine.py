@@ -90,7 +90,8 @@ class _Running(Engine):
         """Turn round the swaps that can be, then empty every version; sagas past their pivot end with their drains."""
         turned = self._slots.everybody()
         for saga in turned:
-            saga.turn(SwapState.CANCELLED)
+            if saga.is_before_pivot:
+                saga.turn(SwapState.CANCELLED, why="the engine was closed")
         for saga in turned:
             await saga.ended.over()
         drain = Drain(self._settings.close_timeout_s)

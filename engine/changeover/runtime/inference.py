@@ -35,8 +35,8 @@ class InferenceWorld:
     host: Host
     now: Callable[[], float]
     """The engine's clock."""
-    where: Callable[[], str | None]
-    """Names the caller's line in debug mode."""
+    where: Callable[[], str | None] | None
+    """Names the caller's line in debug mode; else None."""
 
 
 class Inference:
@@ -65,7 +65,7 @@ class Inference:
         self._inputs = inputs
         self._version = version
         self._key = key
-        self._pinned: Pinned
+        self._pinned: Pinned | None = None
         self._began_s = 0.0
         self._meter: Meter | None = None
         self._failure: ChangeoverError | None = None
@@ -80,13 +80,16 @@ class Inference:
         """
         world = self._world
         self._began_s = now = world.now()
-        use = ("request", now, None, world.where())
-        if self._version is None:
+        use = ("request", now, None, world.where() if world.where is not None else None)
+        if self._version is not None:
+            return self._ask(*world.router.pin(use, self._model, self._version))
+        account = world.router.direct.get(self._model)  # the fast way of `Router.pin`, without its call
+        ref = account.acquire(use) if account is not None else None
+        if account is None or ref is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
-            self._meter = self._pinned.account.owner.meter  # for good: the saga may take it off at any moment
-        else:
-            self._pinned = Pinned(*world.router.pin(use, self._model, self._version))
-        return self._ask(self._pinned.account, self._pinned.ref)
+            account, ref = self._pinned.account, self._pinned.ref
+        self._meter = account.owner.meter  # for good: the saga may take it off at any moment
+        return self._ask(account, ref)
 
     def next(self, request: Request) -> Request | None:
         """Take the outcome of a request that was waited for; return and raise as `begin` does."""
@@ -162,9 +165,12 @@ class Inference:
         return self._failed(_not_admitted(loaded))
 
     def _answered(self, reply: Reply) -> None:
-        reply.fell_back = self._failure is not None
         self.reply = reply
-        self._note(failed=False)
+        if self._meter is not None:
+            self._note(failed=False)
+        if self._pinned is None:
+            return
+        reply.fell_back = self._failure is not None
         self._dismiss()
         copied_to = self._pinned.copy
         shadow = copied_to.owner.shadow if copied_to is not None else None
@@ -176,8 +182,8 @@ class Inference:
         self._note(failed=True)
         pinned = self._pinned
         told = self._failure = self._first(error)
-        standby, ref = pinned.standby, pinned.standby_ref
-        if standby is None or ref is None or not falls_back(error):
+        standby, ref = (pinned.standby, pinned.standby_ref) if pinned is not None else (None, None)
+        if pinned is None or standby is None or ref is None or not falls_back(error):
             self._dismiss()
             raise told
         pinned.standby = None
@@ -201,8 +207,8 @@ class Inference:
     def _dismiss(self) -> None:
         """Let go of the version that stands by."""
         pinned = self._pinned
-        standby, pinned.standby = pinned.standby, None
-        if standby is not None:
+        if pinned is not None and pinned.standby is not None:
+            standby, pinned.standby = pinned.standby, None
             standby.release(pinned.standby_ref)
 
 
@@ -215,8 +221,9 @@ def _not_admitted(loaded: LoadedModel) -> ChangeoverError:
     me: dict[str, Any] = {"model": loaded.key.model, "version": loaded.key.version}
     if loaded.lane.closed:
         return VersionCrashed(f"{loaded.key} went away before the request was queued", ran="no", **me)
+    waiting = len(loaded.aside) if loaded.inline else len(loaded.lane)
     return Overloaded(
-        f"{len(loaded.lane)} requests wait for {loaded.key}, which has room for {loaded.spec.queue_limit}; "
-        "try again, or give it more workers or a longer queue_limit",
+        f"{waiting} requests wait for {loaded.key}, which has room for {loaded.spec.queue_limit}; try again, or give "
+        f"it {'' if loaded.inline else 'more workers or '}a larger queue_limit",
         **me,
     )

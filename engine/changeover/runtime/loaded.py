@@ -106,7 +106,7 @@ class LoadedModel:
 
         Raises `PredictFailed`, or `VersionCrashed` where the model declares itself beyond use.
         """
-        model = self.model
+        model = self._model or self.model
         try:
             if self._turn is None or has_turn:
                 outputs = model.predict(inputs)
@@ -123,7 +123,7 @@ class LoadedModel:
             next(self.errors)
             raise self._raised(PredictFailed, error) from error
         next(self.predictions)
-        if not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may return anything
+        if outputs.__class__ is not dict and not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may return anything
             raise PredictFailed(
                 f"{self.key} returned {type(outputs).__name__}; predict must return a mapping of names to arrays",
                 model=self.key.model, version=self.key.version, ran="yes",

@@ -177,6 +177,21 @@ class Draining:
         self.timer.cancel()
         self.timer = trio.CancelScope()
 
+    def expire(self, loaded: LoadedModel | None, now: float) -> Literal["give back", "grace", "quarantine"]:
+        """Do to orders and holders what the drain says of its deadline; return what is left for the version to do."""
+        if self.drain.then == "rollback":
+            for order in self.orders:
+                order.rolled_back = True
+            return "give back"
+        revoked = self.drain.then == "cancel" and loaded is not None and self.revoke(loaded.account, now)
+        return "grace" if revoked else "quarantine"
+
+    def answer_late(self, order: DrainOrder, loaded: LoadedModel | None, now: float) -> None:
+        """Answer an order that finds the version in quarantine; one that cancels asks its holders to leave."""
+        if order.drain.then == "cancel" and loaded is not None:
+            loaded.account.revoke()
+        order.outcome.settle(self.outcome("quarantined", loaded, now))
+
     def outcome(self, result: Result, loaded: LoadedModel | None, now: float) -> DrainOutcome:
         """Return how it ends at engine time `now`, with who holds it then."""
         held = loaded is not None and result != "drained"

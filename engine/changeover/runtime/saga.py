@@ -51,6 +51,8 @@ class Saga:
         self._begun = False
         self._progress = Progress()
         self._turned: Turn | None = None
+        self._why = "it was ordered back"
+        self._is_finishing = False
         self._exposed = False
         self._scope = trio.CancelScope()
         self._shield = trio.CancelScope(shield=True)
@@ -98,9 +100,15 @@ class Saga:
     def can_turn(self) -> bool:
         """True while an order may still turn it round: it runs forward, and no younger swap of the model has begun."""
         ended = self._book.operation.state.ended
-        return not ended and self._turned is None and self._progress.can_turn and self._may_take_slot()
+        open_ended = not ended and not self._is_finishing and self._turned is None
+        return open_ended and self._progress.can_turn and self._may_take_slot()
 
-    def turn(self, end: Turn, *, by: str | None = None) -> None:
+    @property
+    def is_before_pivot(self) -> bool:
+        """True while it may be called off: it is on its way to its pivot, or its turn has not come."""
+        return self.can_turn and not self._progress.past_pivot
+
+    def turn(self, end: Turn, *, by: str | None = None, why: str = "it was ordered back") -> None:
         """Order the swap to be undone, for the newer swap `by`; raises `SwapNotAllowed` where nothing can turn it."""
         going_back = self._turned is not None or not self._progress.forward
         if going_back and not self.has_ended:
@@ -111,7 +119,7 @@ class Saga:
                 "turned round any more; swap back to the old version instead",
                 model=self.swap.new.model,
             )
-        self._turned = end
+        self._turned, self._why = end, why
         self._steps.hurried = end is SwapState.SUPERSEDED
         if by is not None:
             self._book.update(superseded_by=by)
@@ -120,12 +128,12 @@ class Saga:
             self._scope.cancel()
         else:
             self._give_up_slot()
-            self._end(end, None if by is not None else "its turn had not come yet")
+            self._end(end, None)
 
     def steer(self, order: Literal["pause", "resume", "promote"]) -> None:
         """Stop, continue or shorten the way to the pivot; raises `SwapNotAllowed` where that is passed."""
         state = self._book.operation.state
-        if self.has_ended or self._turned is not None or not self._progress.forward or self._progress.past_pivot:
+        if not self.is_before_pivot:
             raise SwapNotAllowed(
                 f"swap {self.swap.id} of {self.swap.new.model} is {state.value}; only a swap on its way to its pivot "
                 f"can be told to {order}",
@@ -137,7 +145,7 @@ class Saga:
 
     def abort(self) -> None:
         """Turn the swap round before its pivot; raises `SwapNotAllowed` behind it."""
-        if self.has_ended or self._progress.past_pivot:
+        if self.has_ended or self._is_finishing or self._progress.past_pivot:
             raise SwapNotAllowed(
                 f"swap {self.swap.id} of {self.swap.new.model} is {self._book.operation.state.value}; only a swap "
                 "before its pivot can be aborted, and rollback is what takes back one behind it",
@@ -235,6 +243,7 @@ class Saga:
 
     async def _finish(self, state: SwapState) -> None:
         """Write the end down, then make it known."""
+        self._is_finishing = True
         with self._protected():
             try:
                 await self._book.write(self._progress.step, forward=self._progress.forward, end=state)
@@ -258,7 +267,7 @@ class Saga:
             SwapState.SUPERSEDED: Superseded,
         }
         swap, superseded_by = self.swap, self._book.operation.superseded_by
-        reason = f"swap {superseded_by} took its place" if superseded_by else "it was ordered back"
+        reason = f"swap {superseded_by} took its place" if superseded_by else self._why
         why = self._book.operation.error_message or reason
         text = f"the swap of {swap.new.model} from {swap.old.version} to {swap.new.version} did not happen: {why}"
         kind = kinds.get(state, SwapFailed)

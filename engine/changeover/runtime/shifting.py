@@ -44,6 +44,7 @@ class Shifting:
         self._share = 0.0
         self._promoted = False
         self._doubtful = False
+        self._weighed_s = -LOOK_S
         self._lot = trio.lowlevel.ParkingLot()
         self._rung = False
         self._shadow = Shadow(world.host, world.ports.clock.now) if plan.shadow else None
@@ -152,7 +153,11 @@ class Shifting:
         self._attach(self._new, self._new_meter)
         self._attach(self._old, self._old_meter)
         if self._plan.guard is not None:
-            judged = guard.judge(self._plan.guard, self._new_meter.spells(now), self._old_meter.spells())
+            hurry = now - self._weighed_s < LOOK_S  # a failure has called, and another may in a moment
+            self._weighed_s = self._weighed_s if hurry else now
+            judged = guard.judge(
+                self._plan.guard, self._new_meter.spells(now), self._old_meter.spells(), errors_only=hurry
+            )
             self._doubtful = judged.mark == "doubtful"
             if judged.mark == "worse":
                 self._trip(judged.verdict)
@@ -196,7 +201,7 @@ class Shifting:
         loaded.meter = meter
         if key == self._new:
             loaded.shadow = self._shadow
-        self._measured.append(loaded)
+        self._measured = [*(one for one in self._measured if one.is_open), loaded]
 
     async def _wait(self) -> None:
         """Return when something happened, or when it is time to look."""

@@ -95,7 +95,7 @@ class Stream:
         """Pick and pin; raises what `Router.pin` raises, and `InvalidInput`."""
         world = self._world
         self._began_s = now = world.now()
-        use = ("stream", now, None, world.where())
+        use = ("stream", now, None, world.where() if world.where is not None else None)
         if self._version is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
             self._meter = self._pinned.account.owner.meter

@@ -80,7 +80,9 @@ class Supervisor:
     @property
     def is_running(self) -> bool:
         """Whether children can be started."""
-        return self._nursery is not None and not self._stopped.is_set()
+        nursery = self._nursery
+        # One that has crashed takes no more children, some turns before `run` hears of it.
+        return nursery is not None and not nursery.cancel_scope.cancel_called and not self._stopped.is_set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the supervisor until `stop`; an exception from here is a crash of the engine."""
@@ -96,8 +98,9 @@ class Supervisor:
         """Start a child; its name must be free."""
         assert self._nursery is not None, "the supervisor runs before its children"
         assert spec.name not in self._children, spec.name
-        child = self._children[spec.name] = _Child(spec)
-        self._nursery.start_soon(self._keep, child, name=spec.name)
+        child = _Child(spec)
+        self._nursery.start_soon(self._keep, child, name=spec.name)  # first: `stop` waits for whoever is listed
+        self._children[spec.name] = child
 
     async def stop(self) -> None:
         """Stop every child, the youngest first, then end; cancelled, it has stopped some of them."""

@@ -51,8 +51,8 @@ class Swapping(EngineBase):
         try:
             return await saga.ended.wait()
         except trio.Cancelled:
-            if on_cancel == "abort" and not saga.has_ended and (saga.holds_slot or not saga.has_begun):
-                saga.turn(SwapState.CANCELLED)
+            if on_cancel == "abort" and saga.is_before_pivot:
+                saga.turn(SwapState.CANCELLED, why="its caller went away")
             raise
 
     def start_swap(

@@ -179,7 +179,7 @@ class Version(Actor[Message]):
             order.fail(why.not_loaded(self.key, self.state))
             return
         if self.state is VersionState.QUARANTINED:
-            order.outcome.settle(self._draining.outcome("quarantined", self.loaded, self._ports.clock.now()))
+            self._draining.answer_late(order, self.loaded, self._ports.clock.now())
             order.closed.fail(why.still_held(self.key))
             return
         self._draining.orders.append(order)
@@ -244,13 +244,12 @@ class Version(Actor[Message]):
 
     def _on_deadline(self) -> None:
         """Do what the drain says; nothing is closed that somebody holds."""
-        draining, now = self._draining, self._ports.clock.now()
+        draining = self._draining
         assert draining is not None
-        if draining.drain.then == "rollback":
-            for order in draining.orders:
-                order.rolled_back = True
+        verdict = draining.expire(self.loaded, self._ports.clock.now())
+        if verdict == "give back":
             self._step(Event.GIVE_BACK)
-        elif draining.drain.then == "cancel" and self.loaded and draining.revoke(self.loaded.account, now):
+        elif verdict == "grace":
             self._ring_at_deadline(draining, draining.drain.grace_s)
         else:
             self._step(Event.DEADLINE)

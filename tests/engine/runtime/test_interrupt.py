@@ -8,6 +8,7 @@ import pytest
 import trio
 
 import changeover
+from changeover.core.ledger import Account
 from changeover.runtime.mailbox import RequestLane
 from changeover.runtime.router import Router
 from tests.support.models import Cast
@@ -26,7 +27,7 @@ def interrupted_after(method):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(RequestLane, "offer"), (Router, "pin_request")], ids=["after admission", "after the pin"]
+    ("owner", "name"), [(RequestLane, "offer"), (Account, "acquire")], ids=["after admission", "after the pin"]
 )
 def test_ctrl_c_in_the_middle_of_a_request_loses_no_reference(monkeypatch, owner, name):
     """Ctrl-C between two steps of a request comes out as KeyboardInterrupt, and every reference is given back."""

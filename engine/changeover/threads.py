@@ -320,7 +320,8 @@ def open_engine(
 
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
-    comes out as it is. A crash of the engine makes every call, and the end of the block, raise `EngineFailed`. Raises
+    comes out as it is. A crash of the engine makes every later call, and the end of the block, raise `EngineFailed`.
+    Ctrl-C between two steps of a request may leave its reference behind, for which the end then waits. Raises
     `WrongLoop` in a Trio run.
     """
     _refuse_on_trio()

@@ -252,3 +252,14 @@ def test_a_lease_in_another_trio_run(ended: bool) -> None:
 
     trio.run(main)
     assert ends == ([] if ended else ["revoked"])
+
+
+async def test_the_grace_of_one_drain_does_not_outlast_the_bound_of_another(rig: Rig, autojump_clock: Any) -> None:
+    """A drain that cancels with a long grace joins one with a deadline: that one is answered at its own."""
+    await rig.ready()
+    lease = rig.lease()
+    patient, hasty = unload(rig, 10.0), unload(rig, 5.0, "cancel", 100.0)
+    async with running(patient, hasty):
+        await trio.sleep(11.0)
+        assert patient.ended_s == pytest.approx(10.0)
+        lease.release()

@@ -149,6 +149,8 @@ class Draining:
     """What the order with the earliest deadline says: it decides what happens then."""
     revoked: bool = False
     """True once the async leases were asked to let go."""
+    _bounds_s: list[float] = attrs.field(factory=list[float])
+    """The deadlines of all orders: no grace of one outlasts another's."""
 
     def hurry(self, drain: Drain, now: float) -> bool:
         """Bring the deadline forward as an order of engine time `now` wants it; False where that would put it off."""
@@ -157,6 +159,7 @@ class Draining:
         deadline_s = now + drain.deadline_s
         if self.revoked and drain.then == "cancel":
             deadline_s += drain.grace_s  # the leases are asked already; at its deadline it would only wait for them
+        self._bounds_s.append(deadline_s)
         if self.deadline_s is not None and self.deadline_s <= deadline_s:
             return False
         self.drain = drain
@@ -169,7 +172,7 @@ class Draining:
             return False
         self.revoked = True
         account.revoke()
-        self._until(now + self.drain.grace_s)
+        self._until(min([now + self.drain.grace_s, *(bound_s for bound_s in self._bounds_s if bound_s > now)]))
         return True
 
     def _until(self, deadline_s: float) -> None:

@@ -177,6 +177,10 @@ def request_if_any(it: World) -> None:
         it.request()
 
 
+DEEP = pytest.mark.parametrize("preemptions", [1, pytest.param(2, marks=pytest.mark.slow)])
+"""One preemption finds every mistake that is planted below; two take minutes."""
+
+
 @pytest.fixture(scope="module")
 def explorer() -> Iterator[Explorer]:
     """Threads that switch inside the router and the account."""
@@ -184,42 +188,59 @@ def explorer() -> Iterator[Explorer]:
         yield explorer
 
 
-def test_a_request_during_a_swap_always_finds_a_version(explorer: Explorer) -> None:
+@DEEP
+def test_a_request_during_a_swap_always_finds_a_version(explorer: Explorer, preemptions: int) -> None:
     """A pin that races a swap succeeds, on a version that is not closed meanwhile; after it, on the new one."""
-    assert explorer.explore(world(World.request, World.swap, closed={"1": 1}), preemptions=2) > 1_000
+    assert (
+        explorer.explore(world(World.request, World.swap, closed={"1": 1}), preemptions=preemptions) > 20**preemptions
+    )
 
 
-def test_a_request_by_name_is_held_or_refused(explorer: Explorer) -> None:
+@DEEP
+def test_a_request_by_name_is_held_or_refused(explorer: Explorer, preemptions: int) -> None:
     """A pin of the old version by name during its swap holds it until its release, or is refused; never in between."""
-    assert explorer.explore(world(World.request_old, World.swap, closed={"1": 1}), preemptions=2) > 1_000
+    assert (
+        explorer.explore(world(World.request_old, World.swap, closed={"1": 1}), preemptions=preemptions)
+        > 20**preemptions
+    )
 
 
-def test_a_request_while_all_versions_leave_is_held_or_refused(explorer: Explorer) -> None:
+@DEEP
+def test_a_request_while_all_versions_leave_is_held_or_refused(explorer: Explorer, preemptions: int) -> None:
     """A pin that races the end of every version holds one of them, or is refused."""
     make = world(request_if_any, drain_both, closed={"1": 1, "2": 1})
-    assert explorer.explore(make, preemptions=2) > 1_000
+    assert explorer.explore(make, preemptions=preemptions) > 20**preemptions
 
 
-def test_a_request_is_not_refused_while_another_version_takes_requests(explorer: Explorer) -> None:
+@DEEP
+def test_a_request_is_not_refused_while_another_version_takes_requests(explorer: Explorer, preemptions: int) -> None:
     """A pin that races the end of the active version finds the other one, which takes requests all the time."""
-    assert explorer.explore(world(World.request, drain_active, closed={"1": 1}), preemptions=2) > 1_000
+    assert (
+        explorer.explore(world(World.request, drain_active, closed={"1": 1}), preemptions=preemptions) > 20**preemptions
+    )
 
 
+@DEEP
 @pytest.mark.parametrize("leave", [World.swap, drain_active])
-def test_the_slow_way_always_finds_a_version_too(explorer: Explorer, leave: Callable[[World], None]) -> None:
+def test_the_slow_way_always_finds_a_version_too(
+    explorer: Explorer, leave: Callable[[World], None], preemptions: int
+) -> None:
     """A pin that draws its version finds one as well, while another one takes over by a swap or by itself."""
-    assert explorer.explore(world(World.request_slowly, leave, closed={"1": 1}), preemptions=2) > 1_000
+    assert (
+        explorer.explore(world(World.request_slowly, leave, closed={"1": 1}), preemptions=preemptions) > 20**preemptions
+    )
 
 
+@DEEP
 @pytest.mark.parametrize(
     ("meanwhile", "closed"), [(World.pass_the_pivot, {"1": 1}), (World.lose_the_new, {"2": 1})], ids=["pivot", "crash"]
 )
 def test_a_request_on_trial_holds_both_versions(
-    explorer: Explorer, meanwhile: Callable[[World], None], closed: dict[str, int]
+    explorer: Explorer, meanwhile: Callable[[World], None], closed: dict[str, int], preemptions: int
 ) -> None:
-    """A request that races the pivot or the end of the new version is held; who stands by for it is not closed before."""
+    """A request that races the pivot or the end of the new version is held; who stands by is not closed before."""
     make = world(World.request_on_trial, meanwhile, closed=closed, on_trial=True)
-    assert explorer.explore(make, preemptions=1) > 100
+    assert explorer.explore(make, preemptions=preemptions) > 20**preemptions
 
 
 def test_two_requests_during_a_swap(explorer: Explorer) -> None:
@@ -287,7 +308,7 @@ def test_a_drain_that_does_not_shut_the_account_is_found(explorer: Explorer) -> 
         it.loaded["1"].account.watch(partial(it.close, it.loaded["1"]))
 
     with pytest.raises(Violation, match="after its close"):
-        explorer.explore(world(World.request, swap, closed={"1": 1}), preemptions=2)
+        explorer.explore(world(World.request, swap, closed={"1": 1}), preemptions=1)
 
 
 class HoldsOneAfterTheOther(Router):

@@ -147,9 +147,7 @@ def cases(table: dict[tuple[type, str], tuple[Any, ...]]) -> list[Any]:
 
 def test_the_tables_cover_every_field() -> None:
     """No field of what a caller hands in is left out of these tests."""
-    fields = {
-        (kind, field.name) for kind in KINDS for field in attrs.fields(kind)
-    }
+    fields = {(kind, field.name) for kind in KINDS for field in attrs.fields(kind)}
     assert BAD.keys() == GOOD.keys() == fields - {(VersionSpec, "warmup")}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import trio
 
 from changeover import Drain, Engine, Shift, VersionState
@@ -361,6 +362,7 @@ async def an_engine_is_closed_under_a_caller() -> None:
     assert call.end in TOLD_AT_THE_END, call.end
 
 
+@pytest.mark.slow
 def test_a_caller_who_stays_is_answered_when_the_engine_is_closed() -> None:
     """A call whose engine is closed at any moment of it is told one thing, and no model is left open."""
     assert_explored(an_engine_is_closed_under_a_caller, policy=Exhaustive(delays=0), exhausted=True)
@@ -386,6 +388,7 @@ async def an_engine_is_cancelled() -> None:
                 await _swap(rig.engine)
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_cancelled_at_any_moment_is_closed_in_order() -> None:
     """Cancelled while it opens, serves, swaps or closes, an engine comes to its end and closes every model."""
     assert_explored(an_engine_is_cancelled, policy=Exhaustive(delays=0), exhausted=True)

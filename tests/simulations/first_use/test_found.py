@@ -59,6 +59,7 @@ async def test_other_schedules_go_well_too(program: Program) -> None:
     await program()
 
 
+@pytest.mark.slow
 @pytest.mark.explore(schedules=100, policy=PCT(3))
 @pytest.mark.parametrize("program", found.PROGRAMS, ids=lambda program: program.__name__)
 async def test_schedules_by_priority_go_well_too(program: Program) -> None:

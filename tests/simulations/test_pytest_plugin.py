@@ -523,7 +523,8 @@ def test_loaded():
     assert not tops & {"trio", "attr", "attrs", "hypothesis", "outcome"}
     assert not [name for name in sys.modules if name.startswith("changeover_sim.explorer")]
 """)
-    result = pytester.runpytest_subprocess("-p", "no:trio", "-p", "no:hypothesispytest")
+    others = [word for plugin in ("trio", "hypothesispytest", "anyio") for word in ("-p", f"no:{plugin}")]
+    result = pytester.runpytest_subprocess(*others)
     result.assert_outcomes(passed=1)
 
 

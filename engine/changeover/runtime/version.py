@@ -184,7 +184,7 @@ class Version(Actor[Message]):
             return
         self._draining.orders.append(order)
         if self._draining.hurry(order.drain, self._ports.clock.now()):
-            self._ring_at_deadline(self._draining, order.drain.deadline_s)
+            self._ring_at_deadline(self._draining)
         if self.state is VersionState.UNLOADING:
             self._settle_drain("drained")
 
@@ -250,7 +250,7 @@ class Version(Actor[Message]):
         if verdict == "give back":
             self._step(Event.GIVE_BACK)
         elif verdict == "grace":
-            self._ring_at_deadline(draining, draining.drain.grace_s)
+            self._ring_at_deadline(draining)
         else:
             self._step(Event.DEADLINE)
             self._settle_drain("quarantined")
@@ -344,8 +344,9 @@ class Version(Actor[Message]):
         draining.on_zero = lambda: self.post_soon(Happened(Event.ZERO, draining))
         loaded.account.watch(draining.on_zero)
 
-    def _ring_at_deadline(self, draining: Draining, seconds: float) -> None:
-        self._post_later(seconds, draining.timer, Happened(Event.DEADLINE, draining))
+    def _ring_at_deadline(self, draining: Draining) -> None:
+        rest_s = max(0.0, (draining.deadline_s or 0.0) - self._ports.clock.now())
+        self._post_later(rest_s, draining.timer, Happened(Event.DEADLINE, draining))
 
     def _settle_drain(self, result: Result) -> None:
         if self._draining is not None:

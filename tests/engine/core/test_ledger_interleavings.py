@@ -129,6 +129,9 @@ PROGRAMS: dict[str, Make] = {
 OF_TWO = ("a use against a drain", "a named use against a drain")
 """Those of two threads, for which one more preemption is cheap."""
 
+OF_THREE = ("two uses against a drain", "two named uses against a drain", "two refused uses, the drain began before")
+"""Those that take longest."""
+
 USE: Use = ("lease", 0.0, None, None)
 
 
@@ -139,7 +142,9 @@ def explorer() -> Iterator[Explorer]:
         yield explorer
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_THREE else name for name in PROGRAMS]
+)
 def test_a_drain_sees_every_use(explorer: Explorer, name: str) -> None:
     """Nothing is closed in use or acquired after the close; each watcher is called once; the balance adds up."""
     explored = explorer.explore(PROGRAMS[name], preemptions=3 if name in OF_TWO else 2)

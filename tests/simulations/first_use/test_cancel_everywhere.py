@@ -340,6 +340,7 @@ async def a_caller_goes_away() -> None:
         assert_at_rest(stage)
 
 
+@pytest.mark.slow
 def test_a_caller_who_goes_away_leaves_nothing_behind() -> None:
     """A call that is cancelled at any moment leaves what its docstring says, and an engine that works as before."""
     assert_explored(a_caller_goes_away, policy=Exhaustive(delays=0), exhausted=True)

@@ -140,9 +140,9 @@ def assert_the_newest_won(stage: Stage, orders: Orders, broken: str | None) -> N
 
 def test_the_newest_order_wins() -> None:
     """Whatever is refused, queued or superseded, before or behind a pivot: the newest order's version is active."""
-    assert_explored(orders_meet, policy=RandomWalk(), schedules=150)
-    assert_explored(orders_meet, policy=PCT(depth=3), schedules=100)
-    assert_explored(orders_meet, schedules=50, mode="trio-batch")
+    assert_explored(orders_meet, policy=RandomWalk(), schedules=300)
+    assert_explored(orders_meet, policy=PCT(depth=3), schedules=200)
+    assert_explored(orders_meet, schedules=100, mode="trio-batch")
 
 
 async def orders_meet_a_rollback() -> None:
@@ -200,5 +200,5 @@ def assert_taken_back(stage: Stage, orders: Orders, back: Call) -> None:
 
 def test_orders_against_a_rollback_and_the_end_of_the_engine() -> None:
     """A rollback beside newer orders does what it says or says that it cannot; at the end everybody is answered."""
-    assert_explored(orders_meet_a_rollback, policy=RandomWalk(), schedules=150)
-    assert_explored(orders_meet_a_rollback, policy=PCT(depth=3), schedules=100)
+    assert_explored(orders_meet_a_rollback, policy=RandomWalk(), schedules=300)
+    assert_explored(orders_meet_a_rollback, policy=PCT(depth=3), schedules=200)

@@ -51,8 +51,8 @@ async def leases_are_revoked_while_they_end() -> None:
 
 def test_a_revocation_against_the_end_of_the_block() -> None:
     """Whatever the order of steps: the drain ends in time, and a block is left or revoked, never both."""
-    assert_explored(leases_are_revoked_while_they_end, policy=RandomWalk(), schedules=150)
-    assert_explored(leases_are_revoked_while_they_end, schedules=100, mode="trio-batch")
+    assert_explored(leases_are_revoked_while_they_end, policy=RandomWalk(), schedules=300)
+    assert_explored(leases_are_revoked_while_they_end, schedules=200, mode="trio-batch")
 
 
 async def a_revoked_version_is_wanted_again() -> None:
@@ -87,7 +87,7 @@ async def a_revoked_version_is_wanted_again() -> None:
 
 def test_a_version_that_is_given_back_revokes_no_new_lease() -> None:
     """Leases taken after a version was given back live on, whatever was revoked before."""
-    assert_explored(a_revoked_version_is_wanted_again, policy=RandomWalk(), schedules=150)
+    assert_explored(a_revoked_version_is_wanted_again, policy=RandomWalk(), schedules=300)
 
 
 class Own(Exception):
@@ -180,8 +180,8 @@ async def blocks_end_in_every_way() -> None:
 
 def test_a_revocation_against_every_end_of_a_block() -> None:
     """A block ends by its own error, its own cancellation or the revocation, and leaves nothing pending."""
-    assert_explored(blocks_end_in_every_way, policy=RandomWalk(), schedules=150)
-    assert_explored(blocks_end_in_every_way, policy=PCT(depth=3), schedules=100)
+    assert_explored(blocks_end_in_every_way, policy=RandomWalk(), schedules=300)
+    assert_explored(blocks_end_in_every_way, policy=PCT(depth=3), schedules=200)
 
 
 async def a_drain_rolls_back() -> None:
@@ -239,5 +239,5 @@ async def a_drain_rolls_back() -> None:
 
 def test_a_drain_that_rolls_back_against_release_and_newer_orders() -> None:
     """A drain rolls its swap back where the old version is still held in time and nobody has moved on; else never."""
-    assert_explored(a_drain_rolls_back, policy=RandomWalk(), schedules=150)
-    assert_explored(a_drain_rolls_back, policy=PCT(depth=3), schedules=100)
+    assert_explored(a_drain_rolls_back, policy=RandomWalk(), schedules=300)
+    assert_explored(a_drain_rolls_back, policy=PCT(depth=3), schedules=200)

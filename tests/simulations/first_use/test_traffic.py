@@ -120,9 +120,9 @@ def assert_where_it_belongs(stage: Stage, state: SwapState, end: str, *, moved: 
 
 def test_a_ramp_against_crashes() -> None:
     """Whatever crashes and whoever steers: the swap ends, and exactly one version that works has all of the traffic."""
-    assert_explored(a_ramp_meets_crashes, policy=RandomWalk(), schedules=150)
-    assert_explored(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=100)
-    assert_explored(a_ramp_meets_crashes, schedules=50, mode="trio-batch")
+    assert_explored(a_ramp_meets_crashes, policy=RandomWalk(), schedules=300)
+    assert_explored(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=200)
+    assert_explored(a_ramp_meets_crashes, schedules=100, mode="trio-batch")
 
 
 async def a_version_breaks_as_it_is_to_leave() -> None:
@@ -153,7 +153,7 @@ async def a_version_breaks_as_it_is_to_leave() -> None:
 
 def test_a_version_that_breaks_as_it_is_to_leave_is_not_started_again() -> None:
     """A crash in the moment in which a drain is ordered ends the version, as the drain would have."""
-    assert_explored(a_version_breaks_as_it_is_to_leave, policy=RandomWalk(), schedules=150)
+    assert_explored(a_version_breaks_as_it_is_to_leave, policy=RandomWalk(), schedules=300)
 
 
 # --- fallback against drain, pivot, crash and rollback --------------------------------------------------------------
@@ -256,6 +256,6 @@ def assert_answered(stage: Stage, call: Call, number: float, pins: Pins, *, safe
 
 def test_fallback_against_drain_pivot_crash_and_rollback() -> None:
     """A request that the new version fails on is answered once, by the old one, wherever the swap is meanwhile."""
-    assert_explored(a_new_version_fails, policy=RandomWalk(), schedules=150)
-    assert_explored(a_new_version_fails, policy=PCT(depth=3), schedules=100)
-    assert_explored(a_new_version_fails, schedules=50, mode="trio-batch")
+    assert_explored(a_new_version_fails, policy=RandomWalk(), schedules=300)
+    assert_explored(a_new_version_fails, policy=PCT(depth=3), schedules=200)
+    assert_explored(a_new_version_fails, schedules=100, mode="trio-batch")

@@ -39,8 +39,8 @@ async def callers_join_one_load() -> None:
 
 def test_a_load_goes_on_while_anybody_waits_for_it() -> None:
     """Two who wait for a load get it though a third, who may have begun it, goes away at any moment."""
-    assert_explored(callers_join_one_load, policy=Exhaustive(delays=1), schedules=150)
-    assert_explored(callers_join_one_load, policy=RandomWalk(), schedules=150)
+    assert_explored(callers_join_one_load, policy=Exhaustive(delays=1), schedules=300)
+    assert_explored(callers_join_one_load, policy=RandomWalk(), schedules=300)
 
 
 async def unloading(stage: Stage) -> None:
@@ -100,7 +100,7 @@ WHILE_CLOSING = [
 @pytest.mark.parametrize("program", WHILE_CLOSING)
 def test_a_load_that_waits_for_a_close_can_be_called_off_and_be_late(program: Callable[[], Awaitable[None]]) -> None:
     """Also in the very moment of the close: what was called off is not loaded, and what is late fails in time."""
-    assert_explored(program, policy=RandomWalk(), schedules=150)
+    assert_explored(program, policy=RandomWalk(), schedules=300)
 
 
 async def a_load_is_overdue_and_adopted() -> None:
@@ -126,7 +126,7 @@ async def a_load_is_overdue_and_adopted() -> None:
 def test_an_overdue_load_is_closed_on_arrival_or_adopted() -> None:
     """What a load brings in the moment in which it is given up is closed, or it belongs to the next order."""
     for timeouts in ("when-idle", "any-time"):
-        assert_explored(a_load_is_overdue_and_adopted, schedules=150, timeouts=timeouts)
+        assert_explored(a_load_is_overdue_and_adopted, schedules=300, timeouts=timeouts)
 
 
 # --- swaps ----------------------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ async def requests_through_a_swap() -> None:
 
 def test_no_request_is_lost_through_a_swap() -> None:
     """Every request is answered by one of the two versions, and by the new one only once the swap was reported."""
-    assert_explored(requests_through_a_swap, policy=RandomWalk(), schedules=150)
-    assert_explored(requests_through_a_swap, policy=PCT(depth=3), schedules=150)
-    assert_explored(requests_through_a_swap, schedules=100, mode="trio-batch")
+    assert_explored(requests_through_a_swap, policy=RandomWalk(), schedules=300)
+    assert_explored(requests_through_a_swap, policy=PCT(depth=3), schedules=300)
+    assert_explored(requests_through_a_swap, schedules=200, mode="trio-batch")
 
 
 async def operators_contradict_each_other() -> None:
@@ -216,8 +216,8 @@ async def operators_contradict_each_other() -> None:
 
 def test_the_traffic_is_where_the_last_completed_swap_put_it() -> None:
     """Whatever is ordered at once, the last completed swap's version has the traffic, and the rest is tidy."""
-    assert_explored(operators_contradict_each_other, policy=RandomWalk(), schedules=250)
-    assert_explored(operators_contradict_each_other, policy=PCT(depth=3), schedules=150)
+    assert_explored(operators_contradict_each_other, policy=RandomWalk(), schedules=500)
+    assert_explored(operators_contradict_each_other, policy=PCT(depth=3), schedules=300)
 
 
 # --- drains and crashes ---------------------------------------------------------------------------------------------
@@ -256,9 +256,9 @@ async def a_drain_meets_its_deadline() -> None:
 
 def test_a_drain_ends_once_by_zero_deadline_or_a_new_order() -> None:
     """The last holder leaves, time is up and a load is ordered in one moment: the drain has one outcome, a true one."""
-    assert_explored(a_drain_meets_its_deadline, policy=RandomWalk(), schedules=200)
-    assert_explored(a_drain_meets_its_deadline, policy=PCT(depth=3), schedules=150)
-    assert_explored(a_drain_meets_its_deadline, schedules=150, mode="trio-batch")
+    assert_explored(a_drain_meets_its_deadline, policy=RandomWalk(), schedules=400)
+    assert_explored(a_drain_meets_its_deadline, policy=PCT(depth=3), schedules=300)
+    assert_explored(a_drain_meets_its_deadline, schedules=300, mode="trio-batch")
 
 
 async def a_model_breaks() -> None:
@@ -288,8 +288,8 @@ async def a_model_breaks() -> None:
 
 def test_a_broken_model_is_replaced_and_every_request_answered() -> None:
     """A model that breaks amid other work is closed once and started again if it is wanted; everybody has an answer."""
-    assert_explored(a_model_breaks, policy=RandomWalk(), schedules=200)
-    assert_explored(a_model_breaks, policy=PCT(depth=3), schedules=150)
+    assert_explored(a_model_breaks, policy=RandomWalk(), schedules=400)
+    assert_explored(a_model_breaks, policy=PCT(depth=3), schedules=300)
 
 
 async def requests_end_in_every_way() -> None:
@@ -324,5 +324,5 @@ async def requests_end_in_every_way() -> None:
 
 def test_an_error_says_truly_whether_the_request_ran() -> None:
     """Of a request that was refused, given up, withdrawn or broken, `ran` says "no" or "yes" only where that is so."""
-    assert_explored(requests_end_in_every_way, policy=RandomWalk(), schedules=250)
-    assert_explored(requests_end_in_every_way, policy=PCT(depth=3), schedules=150)
+    assert_explored(requests_end_in_every_way, policy=RandomWalk(), schedules=500)
+    assert_explored(requests_end_in_every_way, policy=PCT(depth=3), schedules=300)

@@ -23,11 +23,11 @@ from changeover.runtime.aio_stay import OnAsyncio, TaskStay, running_loop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.references import ReferenceTracker
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.streaming import Stream
-from changeover.runtime.swaps import OnBusy, OnCancel
 
 __all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
@@ -137,7 +137,7 @@ class Engine(Seated):
         Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
         """
-        return Chunks(self._stream(self._homes.of(running_loop()), model, inputs, version, key))
+        return Chunks(self._stream(self._homes.of(running_loop()), None, model, inputs, version, key))
 
     # --- swaps ---
 

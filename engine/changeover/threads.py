@@ -25,11 +25,11 @@ from changeover.errors import WrongLoop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.stay import Nowhere
 from changeover.runtime.streaming import Stream
-from changeover.runtime.swaps import OnBusy, OnCancel
 from changeover.runtime.worker import Replies
 
 __all__ = ["Chunks", "Engine", "Events", "open_engine"]
@@ -137,7 +137,7 @@ class Engine(Seated):
         Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
         """
-        return Chunks(self._stream(self._home, model, inputs, version, key))
+        return Chunks(self._stream(self._home, None, model, inputs, version, key))
 
     # --- swaps ---
 

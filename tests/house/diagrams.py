@@ -33,6 +33,9 @@ MARKS = {
 }
 """The arrows between two steps that stand for more than that the first is done."""
 
+LAST = {Step.VALIDATE.value: "active already", Step.DRAIN.value: "ended in quarantine"}
+"""How a step may leave nothing to do: an order that waited finds its version active, or nothing is left to unload."""
+
 
 # --- a version's life -----------------------------------------------------------------------------------------------
 
@@ -104,10 +107,10 @@ def walk() -> list[Arrow]:
 
 
 def happenings(progress: Progress) -> list[plan.Happening]:
-    """Return what may happen; only a drain leaves nothing to unload, by ending in quarantine."""
-    quarantine: list[plan.Happening] = [Done(last=True)] if progress.step is Step.DRAIN else []
+    """Return what may happen; only the steps in `LAST` may leave nothing to do behind them."""
+    last: list[plan.Happening] = [Done(last=True)] if progress.step.value in LAST else []
     orders = [Ordered(end) for end in ENDS_BY_ORDER]
-    return [Done(), *quarantine, Failed(), *orders, Undone(), Undone(ok=False)]
+    return [Done(), *last, Failed(), *orders, Undone(), Undone(ok=False)]
 
 
 def swap() -> str:
@@ -142,7 +145,7 @@ def label(start: str, to: str, after: list[plan.Happening]) -> str:
     kinds = {type(happening) for happening in after}
     said = [MARKS[start, to]] if (start, to) in MARKS else []
     if Done(last=True) in after:
-        said.append("ended in quarantine")
+        said.append(LAST[start])
     elif Failed in kinds:
         said.append("done or failed" if Done in kinds else "failed or ordered back")
     elif Ordered in kinds:

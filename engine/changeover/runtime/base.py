@@ -6,10 +6,10 @@ Owns the registry, router, host, versions and sagas of one engine; the tasks are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import attrs
 
@@ -44,6 +44,8 @@ from changeover.runtime.supervisor import Supervisor
 from changeover.runtime.swap import SwapWorld
 from changeover.runtime.version import Version
 from changeover.runtime.world import World
+
+T = TypeVar("T")
 
 SWAPS_KEPT = 1_000
 """So many ended swaps are remembered."""
@@ -100,6 +102,11 @@ class EngineBase:
         """Wait while a version of the model is being loaded; each face that can wait has its own."""
         raise NotImplementedError
 
+    def _on_loop(self, call: Callable[[], T]) -> T:
+        """Make a call that changes something, on the engine's loop; other faces have their own way there."""
+        self._check_open()
+        return call()
+
     # --- registering ---
 
     @overload
@@ -126,6 +133,9 @@ class EngineBase:
         spec = model if isinstance(model, VersionSpec) else _make_spec(model, version, source, fields)
         if spec.batching is not None and spec.execution != "worker":
             raise InvalidValue(f'{spec.key}: batching needs execution="worker"; inline calls cannot be gathered')
+        return self._on_loop(lambda: self._add(spec))
+
+    def _add(self, spec: VersionSpec) -> VersionSpec:
         if spec.key not in self._registry:  # a loader that is missing is worse news than a version that is there
             self._host.loaders.find(spec)
         self._registry.add(spec)

@@ -155,7 +155,7 @@ class Engine(Swapping):
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it. Leave
         the block yourself: where it lies in a generator that is dropped, it is left when that is collected.
         """
-        return Chunks(self._stream(self._host.replies, model, inputs, version, key))
+        return Chunks(self._stream(self._host.replies, None, model, inputs, version, key))
 
     # --- inside ---
 
@@ -228,14 +228,8 @@ class Chunks:
         stream = self._stream
         request = stream.pull(trio.lowlevel.current_task())
         while request is not None:
-            waiting = request
-
-            def leave(_raise_cancel: object, waiting: Request = waiting) -> trio.lowlevel.Abort:
-                stream.leave(waiting)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(leave)
-            request = stream.take(waiting)
+            await _sleep(stream, request)
+            request = stream.take(request)
         if stream.chunk is None:
             raise StopAsyncIteration
         return stream.chunk
@@ -245,15 +239,20 @@ class Chunks:
 async def _answer(inference: Inference, request: Request | None) -> Reply:
     """Sleep until the request is answered; cancelled, leave it."""
     while request is not None:
-        waiting = request
-
-        def leave(_raise_cancel: object, waiting: Request = waiting) -> trio.lowlevel.Abort:
-            inference.leave(waiting)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(leave)
-        request = inference.next(waiting)
+        await _sleep(inference, request)
+        request = inference.next(request)
     return inference.reply
+
+
+@trio.lowlevel.enable_ki_protection
+async def _sleep(asking: Inference | Stream, request: Request) -> None:
+    """Sleep until the request is answered; cancelled, leave it."""
+
+    def leave(_raise_cancel: object) -> trio.lowlevel.Abort:
+        asking.leave(request)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(leave)
 
 
 def _keep(done: Promise[registry.Found], found: registry.Found | None, error: BaseException | None) -> None:

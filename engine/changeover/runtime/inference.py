@@ -39,12 +39,12 @@ class InferenceWorld:
     """Names the caller's line in debug mode; else None."""
 
 
-class Inference:
-    """One request of one caller; its methods are called by the thread that the caller waits on."""
+class Asking:
+    """What a request and a stream have in common: whom they ask, who stands by, and what is written down of it."""
 
     __slots__ = (
-        "_began_s", "_failure", "_home", "_inputs", "_key", "_left", "_meter", "_model", "_pinned", "_version",
-        "_waiter", "_world", "reply",
+        "_began_s", "_failure", "_home", "_inputs", "_key", "_meter", "_model", "_pinned", "_version", "_waiter",
+        "_world",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,7 @@ class Inference:
         key: str | None,
     ) -> None:
         """Ask nobody yet; `home` wakes `waiter`, or what the request's `waiter` is set to on the home's own loop."""
+        self._pinned: Pinned | None = None
         self._world = world
         self._home = home
         self._waiter = waiter
@@ -65,31 +66,89 @@ class Inference:
         self._inputs = inputs
         self._version = version
         self._key = key
-        self._pinned: Pinned | None = None
         self._began_s = 0.0
         self._meter: Meter | None = None
         self._failure: ChangeoverError | None = None
-        self._left: Request | None = None
-        self.reply: Reply
-        """Set once `begin` or `next` has returned None."""
 
-    def begin(self) -> Request | None:
-        """Ask the version that the router picks; return the request to wait for, or None where `reply` is there.
-
-        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`.
-        """
+    def _pin(self, kind: str) -> tuple[Account, RefId]:
+        """Pick and pin; raises what `Router.pin` raises."""
         world = self._world
         self._began_s = now = world.now()
-        use = ("request", now, None, world.where() if world.where is not None else None)
+        use = (kind, now, None, world.where() if world.where is not None else None)
         if self._version is not None:
-            return self._ask(*world.router.pin(use, self._model, self._version))
+            return world.router.pin(use, self._model, self._version)
         account = world.router.direct.get(self._model)  # the fast way of `Router.pin`, without its call
         ref = account.acquire(use) if account is not None else None
         if account is None or ref is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
             account, ref = self._pinned.account, self._pinned.ref
         self._meter = account.owner.meter  # for good: the saga may take it off at any moment
-        return self._ask(account, ref)
+        return account, ref
+
+    def _check(self, account: Account, ref: RefId) -> int:
+        """Return how many rows the inputs fill; where they do not fit, give everything back and raise."""
+        try:
+            rows: int = account.owner.check(self._inputs)
+        except BaseException as error:
+            account.release(ref)
+            self._dismiss()
+            if self._failure is None or not isinstance(error, ChangeoverError):
+                raise
+            told = self._told(error)
+        else:
+            return rows
+        raise told
+
+    def _fall_back(self, error: ChangeoverError, *, too_late: bool = False) -> tuple[Account, RefId]:
+        """Return the version that stands by and its reference, which are the caller's now; raises where none may."""
+        told, pinned = self._told(error), self._pinned
+        standby, ref = (pinned.standby, pinned.standby_ref) if pinned is not None else (None, None)
+        if too_late or pinned is None or standby is None or ref is None or not falls_back(error):
+            self._dismiss()
+            raise told
+        pinned.standby = None
+        if self._meter is not None:
+            self._meter.note_fallback()
+        return standby, ref
+
+    def _told(self, error: ChangeoverError) -> ChangeoverError:
+        """Return what the caller is told: what the picked version did, and in a note what became of the other try."""
+        if self._failure is None:
+            self._failure = error
+        else:
+            self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
+        return self._failure
+
+    def _note(self, *, failed: bool) -> None:
+        """Write the end down where the version is being compared; of who stands by it would say nothing."""
+        if self._meter is not None and self._failure is None:
+            now = self._world.now()
+            self._meter.note(now, now - self._began_s, failed=failed)
+
+    def _dismiss(self) -> None:
+        """Let go of the version that stands by."""
+        pinned = self._pinned
+        if pinned is not None and pinned.standby is not None:
+            standby, pinned.standby = pinned.standby, None
+            standby.release(pinned.standby_ref)
+
+
+class Inference(Asking):
+    """One request of one caller; its methods are called by the thread that the caller waits on."""
+
+    __slots__ = ("_left", "reply")
+
+    _left: Request
+    """Set by `leave`."""
+    reply: Reply
+    """Set once `begin` or `next` has returned None."""
+
+    def begin(self) -> Request | None:
+        """Ask the version that the router picks; return the request to wait for, or None where `reply` is there.
+
+        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`.
+        """
+        return self._ask(*self._pin("request"))
 
     def next(self, request: Request) -> Request | None:
         """Take the outcome of a request that was waited for; return and raise as `begin` does."""
@@ -110,7 +169,6 @@ class Inference:
 
     def timed_out(self, timeout_s: float) -> RequestTimeout:
         """Return the error for a caller who left because its time was up; it counts against the version."""
-        assert self._left is not None
         loaded: LoadedModel = self._left.account.owner
         self._note(failed=True)
         return RequestTimeout(
@@ -122,20 +180,8 @@ class Inference:
 
     def _ask(self, account: Account, ref: RefId) -> Request | None:
         """Call an inline model right here, or put the request into the version's lane."""
+        rows = self._check(account, ref)
         loaded: LoadedModel = account.owner
-        try:
-            rows = loaded.check(self._inputs)
-        except BaseException as error:
-            account.release(ref)
-            self._dismiss()
-            if self._failure is None or not isinstance(error, ChangeoverError):
-                raise
-            self._first(error)
-        else:
-            return self._call(loaded, account, ref, rows)
-        raise self._failure
-
-    def _call(self, loaded: LoadedModel, account: Account, ref: RefId, rows: int) -> Request | None:
         if loaded.inline and loaded.take_turn():
             try:
                 reply = Reply(loaded.predict(self._inputs, has_turn=True), loaded.key.version)
@@ -180,36 +226,7 @@ class Inference:
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by answer, where the failure is the model's own; else raise."""
         self._note(failed=True)
-        pinned = self._pinned
-        told = self._failure = self._first(error)
-        standby, ref = (pinned.standby, pinned.standby_ref) if pinned is not None else (None, None)
-        if pinned is None or standby is None or ref is None or not falls_back(error):
-            self._dismiss()
-            raise told
-        pinned.standby = None
-        if self._meter is not None:
-            self._meter.note_fallback()
-        return self._ask(standby, ref)
-
-    def _first(self, error: ChangeoverError) -> ChangeoverError:
-        """Return what the caller is told: what the picked version did, and in a note what became of the other try."""
-        if self._failure is None:
-            return error
-        self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
-        return self._failure
-
-    def _note(self, *, failed: bool) -> None:
-        """Write the end down where the version is being compared; of who stands by it would say nothing."""
-        if self._meter is not None and self._failure is None:
-            now = self._world.now()
-            self._meter.note(now, now - self._began_s, failed=failed)
-
-    def _dismiss(self) -> None:
-        """Let go of the version that stands by."""
-        pinned = self._pinned
-        if pinned is not None and pinned.standby is not None:
-            standby, pinned.standby = pinned.standby, None
-            standby.release(pinned.standby_ref)
+        return self._ask(*self._fall_back(error))
 
 
 def falls_back(error: ChangeoverError) -> bool:

@@ -187,17 +187,9 @@ class DebugLease(Lease):
 
     __slots__ = ("_where",)
 
-    def __init__(
-        self,
-        world: LeaseWorld,
-        model: str,
-        version: str | None,
-        request_id: str | None,
-        wait_s: float | None,
-        key: str | None = None,
-    ) -> None:
+    def __init__(self, *what: Any) -> None:
         """Note the line that asked for it."""
-        super().__init__(world, model, version, request_id, wait_s, key)
+        super().__init__(*what)
         self._where = caller()
 
     def __enter__(self) -> Self:

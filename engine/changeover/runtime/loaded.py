@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from changeover.core.inputs import check_inputs
 from changeover.core.ledger import Account, RecordingAccount
@@ -113,15 +113,8 @@ class LoadedModel:
             else:
                 with self._turn:
                     outputs = model.predict(inputs)
-        except FatalModelError as error:
-            next(self.errors)
-            self.lane.halt()
-            if self.on_fatal is not None:
-                self.on_fatal(error)
-            raise self._raised(VersionCrashed, error) from error
         except Exception as error:
-            next(self.errors)
-            raise self._raised(PredictFailed, error) from error
+            raise self._failed(error) from error
         next(self.predictions)
         if outputs.__class__ is not dict and not isinstance(outputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may return anything
             raise PredictFailed(
@@ -156,19 +149,9 @@ class LoadedModel:
             return
         with self._turn or nullcontext():
             try:
-                for chunk in produce(inputs):
-                    if not isinstance(chunk, Mapping):
-                        raise TypeError(f"a chunk of type {type(chunk).__name__}; each must map names to arrays")  # noqa: TRY301 - it is the model's error like any other
-                    yield chunk
-            except FatalModelError as error:
-                next(self.errors)
-                self.lane.halt()
-                if self.on_fatal is not None:
-                    self.on_fatal(error)
-                raise self._raised(VersionCrashed, error) from error
+                yield from _checked(produce(inputs))
             except Exception as error:
-                next(self.errors)
-                raise self._raised(PredictFailed, error) from error
+                raise self._failed(error) from error
         next(self.predictions)
 
     def close(self) -> None:
@@ -177,8 +160,26 @@ class LoadedModel:
         if model is not None:
             model.close()
 
-    def _raised(
-        self, kind: type[PredictFailed | VersionCrashed], error: Exception
-    ) -> PredictFailed | VersionCrashed:  # fmt: skip
+    def _failed(self, error: Exception) -> PredictFailed | VersionCrashed:
+        """Count what the model raised, let the version crash where that was fatal, and return what the caller sees."""
+        next(self.errors)
+        kind: type[PredictFailed | VersionCrashed] = PredictFailed
+        if isinstance(error, FatalModelError):
+            kind = VersionCrashed
+            self.lane.halt()
+            if self.on_fatal is not None:
+                self.on_fatal(error)
         text = f"{self.key} raised {describe(error)}"
         return kind(text, model=self.key.model, version=self.key.version, ran="yes")
+
+
+def _checked(chunks: Iterator[Any]) -> Generator[Mapping[str, Any], None, None]:
+    """Yield chunks that are mappings; close what makes them, also where it is left in the middle."""
+    try:
+        for chunk in chunks:
+            if not isinstance(chunk, Mapping):
+                raise TypeError(f"a chunk of type {type(chunk).__name__}; each must map names to arrays")
+            yield cast("Mapping[str, Any]", chunk)
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()  # at once, and not when somebody lets go of it

@@ -172,7 +172,8 @@ class Draining:
             return False
         self.revoked = True
         account.revoke()
-        self._until(min([now + self.drain.grace_s, *(bound_s for bound_s in self._bounds_s if bound_s > now)]))
+        passed_s = self.deadline_s if self.deadline_s is not None else now  # not `now`, which may be a rounding before
+        self._until(min([now + self.drain.grace_s, *(bound_s for bound_s in self._bounds_s if bound_s > passed_s)]))
         return True
 
     def _until(self, deadline_s: float) -> None:

@@ -37,7 +37,6 @@ class Saga:
 
     def __init__(self, swap: Swap, world: SwapWorld, supervisor: Supervisor) -> None:
         """Be one of the swaps of its model; `world.slots` says when its turn has come."""
-        self.swap = swap
         self.ended: Promise[SwapOperation] = Promise()
         self._world = world
         self._supervisor = supervisor
@@ -46,8 +45,9 @@ class Saga:
             world.ports.clock.wall(), rollback_of=swap.rollback_of,
         )  # fmt: skip
         self._book = Logbook(operation, world.ports, world.bus, world.journal)
-        self._steps = Steps(swap, world, self._book, leave=self._give_up_slot)
-        self._steps.may_take_slot = self._may_take_slot
+        self._steps = Steps(
+            swap, world, self._book, leave=self._give_up_slot, may_take_slot=self._may_take_slot
+        )  # fmt: skip
         self._begun = False
         self._progress = Progress()
         self._turned: Turn | None = None
@@ -63,10 +63,15 @@ class Saga:
     def begin(self) -> None:
         """Hear that its turn has come: start the task."""
         self._begun = True
-        self.swap = self._steps.swap = settled(self.swap, self._world.router.active(self.swap.new.model))
+        self._steps.swap = settled(self.swap, self._world.router.active(self.swap.new.model))
         self._book.operation = attrs.evolve(self._book.operation, from_version=self.swap.old.version)
         task = ChildSpec(f"swap {self.swap.id}", self.run, lambda _error, _delay_s: None, ended=self.over)
         self._supervisor.start(task)
+
+    @property
+    def swap(self) -> Swap:
+        """What was ordered; of an order that waited, the version to swap from is known when its turn has come."""
+        return self._steps.swap
 
     @property
     def has_begun(self) -> bool:

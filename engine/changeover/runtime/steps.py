@@ -27,14 +27,21 @@ HURRIED_DRAIN_S = 1.0
 class Steps:
     """The steps of one swap, forward and back."""
 
-    def __init__(self, swap: Swap, world: SwapWorld, book: Logbook, *, leave: Callable[[], None]) -> None:
-        """Have done nothing yet; `leave` gives the model's slot up."""
+    def __init__(
+        self,
+        swap: Swap,
+        world: SwapWorld,
+        book: Logbook,
+        *,
+        leave: Callable[[], None],
+        may_take_slot: Callable[[], bool],
+    ) -> None:
+        """Have done nothing yet; `leave` gives the slot up, `may_take_slot` says whether it could be taken back."""
         self.swap = swap
         self.shift = Shifting(swap.id, swap.old, swap.new, swap.plan, world)
         self.hurried = False
         """True where the new version is not to be waited for long, because a newer order is."""
-        self.may_take_slot: Callable[[], bool] = lambda: False
-        """Says whether the swap could still be turned round after its pivot."""
+        self._may_take_slot = may_take_slot
         self._world = world
         self._book = book
         self._leave = leave
@@ -126,7 +133,7 @@ class Steps:
         drain = self.swap.drain
         outcome = await self._order_drain(drain)
         if self._drain is not None and self._drain.rolled_back:
-            if self.may_take_slot():
+            if self._may_take_slot():
                 raise TurnRound(f"{self.swap.old} was still held after {drain.deadline_s:g} s: its drain rolls back")
             if not self._is_old_wanted():
                 outcome = await self._order_drain(Drain(0.0))  # the traffic has moved on: it goes when it is empty

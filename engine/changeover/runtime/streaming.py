@@ -12,13 +12,11 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from changeover.core.ledger import Account, RefId
-from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
-from changeover.errors import ChangeoverError, InvalidInput, PredictFailed, ReferenceNotHeld
-from changeover.runtime.inference import InferenceWorld, falls_back
+from changeover.errors import ChangeoverError, PredictFailed, ReferenceNotHeld
+from changeover.runtime.inference import Asking
 from changeover.runtime.loaded import LoadedModel, describe
-from changeover.runtime.router import Pinned
-from changeover.runtime.worker import Replies, Request
+from changeover.runtime.worker import Request
 
 Chunks = Generator[Mapping[str, Any], None, None]
 
@@ -61,53 +59,23 @@ class _Run:
             self.account.release(self.ref)
 
 
-class Stream:
+class Stream(Asking):
     """One streamed request of one caller; its methods are called by the thread that the caller waits on."""
 
-    def __init__(
-        self,
-        world: InferenceWorld,
-        home: Replies,
-        model: str,
-        inputs: Mapping[str, Any],
-        version: str | None,
-        key: str | None,
-    ) -> None:
-        """Hold nothing yet."""
-        self._run: _Run | None = None  # these two before anything that may raise: `__del__` looks at them
-        self._pinned: Pinned | None = None
-        self._world = world
-        self._home = home
-        self._model = model
-        self._inputs = dict(inputs)
-        self._version = version
-        self._key = key
-        self._failure: ChangeoverError | None = None
-        self._began_s = 0.0
-        self._meter: Meter | None = None
-        self._delivered = False
-        self._is_over = False
-        self._waiter: Any = None
-        self.chunk: Reply | None = None
-        """The last chunk that was pulled; None where the stream has come to its end."""
+    _run: _Run | None = None
+    _first_s: float | None = None
+    """How long the first chunk took, in seconds; None: there was none yet."""
+    _is_over = False
+    chunk: Reply | None = None
+    """The last chunk that was pulled; None where the stream has come to its end."""
 
     def open(self) -> None:
         """Pick and pin; raises what `Router.pin` raises, and `InvalidInput`."""
-        world = self._world
-        self._began_s = now = world.now()
-        use = ("stream", now, None, world.where() if world.where is not None else None)
-        if self._version is None:
-            self._pinned = world.router.pin_request(use, self._model, self._key)
-            self._meter = self._pinned.account.owner.meter
-        else:
-            self._pinned = Pinned(*world.router.pin(use, self._model, self._version))
-        account, ref = self._pinned.account, self._pinned.ref
-        try:
-            account.owner.check(self._inputs)
-        except BaseException:
-            account.release(ref)
-            self._dismiss()
-            raise
+        self._start(*self._pin("stream"))
+
+    def _start(self, account: Account, ref: RefId) -> None:
+        self._check(account, ref)
+        self._inputs = dict(self._inputs)  # what was checked is what is run, whatever the caller does next
         self._run = _Run(account, ref, self._inputs)
 
     def pull(self, waiter: Any) -> Request | None:
@@ -135,12 +103,10 @@ class Stream:
         if request.error is not None:
             return self._failed(request.error)
         self.chunk = request.reply
-        if not self._delivered:
-            self._delivered = True
-            self._note(failed=False)
+        if self._first_s is None:
+            self._first_s = self._world.now() - self._began_s
             self._dismiss()
         if self.chunk is None:
-            self._is_over = True
             self.close()
         else:
             self.chunk.fell_back = self._failure is not None
@@ -153,18 +119,23 @@ class Stream:
 
     def close(self) -> None:
         """End the stream, wherever it is; nothing happens where it has ended. Never waits."""
+        if self._run is not None and self._first_s is not None:
+            self._note(failed=False)  # also where its caller has enough of it
+        self._end()
+
+    def _end(self) -> None:
         run, self._run = self._run, None
         self._is_over = True
+        self._dismiss()
         if run is not None and run.leave():
             if run.loaded.inline and run.loaded.thread_safe:
                 run.end()
             else:
                 self._world.host.pull(run.loaded, run.end, lambda _error: run.end())
-        self._dismiss()
 
     def __del__(self) -> None:
         """Give back what was forgotten, and say so."""
-        if self._run is not None or (self._pinned is not None and self._pinned.standby is not None):
+        if self._run is not None:
             self.close()  # first, because the warning may be made an error
             text = f"a stream of {self._model} was dropped without its block being left; use `with` or `async with`"
             warnings.warn(text, ResourceWarning, 2, self)
@@ -174,42 +145,18 @@ class Stream:
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by begin anew, where nothing was delivered yet; else raise."""
         self._note(failed=True)
-        pinned, run = self._pinned, self._run
-        if self._failure is not None:
-            self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
-        standby = pinned.standby if pinned is not None else None
-        may = not self._delivered and falls_back(error) and standby is not None and _takes(standby, self._inputs)
-        if not may or standby is None or pinned is None or run is None:
-            self.close()
-            raise self._failure or error
-        if self._meter is not None:
-            self._meter.note_fallback()
-        self._failure, pinned.standby = error, None
-        self.close()
-        assert pinned.standby_ref is not None
-        self._is_over, self._run = False, _Run(standby, pinned.standby_ref, self._inputs)
+        standby, self._pinned = self._pinned, None  # not dismissed with the run that has failed
+        self._end()
+        self._pinned = standby
+        self._start(*self._fall_back(error, too_late=self._first_s is not None))
+        self._is_over = False
         return self.pull(self._waiter)
 
     def _note(self, *, failed: bool) -> None:
+        """Write the end down, with the time that the first chunk took."""
         if self._meter is not None and self._failure is None:
             now = self._world.now()
-            self._meter.note(now, now - self._began_s, failed=failed)
-
-    def _dismiss(self) -> None:
-        """Let go of the version that stands by."""
-        pinned = self._pinned
-        if pinned is not None and pinned.standby is not None:
-            standby, pinned.standby = pinned.standby, None
-            standby.release(pinned.standby_ref)
-
-
-def _takes(account: Account, inputs: Mapping[str, Any]) -> bool:
-    """Return whether a version takes these inputs, too."""
-    try:
-        account.owner.check(inputs)
-    except InvalidInput:
-        return False
-    return True
+            self._meter.note(now, now - self._began_s if self._first_s is None else self._first_s, failed=failed)
 
 
 def _pull(run: _Run, request: Request) -> bool:

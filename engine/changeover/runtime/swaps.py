@@ -1,29 +1,17 @@
-"""The calls of the engine that are about swaps: order, wait, steer, take back. Belongs to the loop.
-
-It keeps every swap that was ordered, up to a bound, and spawns nothing: a swap is a task of the saga supervisor.
-"""
+"""The calls of the engine that wait for swaps, on Trio: swap, wait, take back. Spawns nothing."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import trio
 
 from changeover.core.shift import Shift
 from changeover.core.snapshots import SwapOperation
-from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
-from changeover.errors import InvalidValue, SwapInProgress, SwapNotAllowed, SwapNotDone
-from changeover.runtime.base import SWAPS_KEPT, EngineBase
-from changeover.runtime.saga import Saga
-from changeover.runtime.slots import WAITING_MAX
-from changeover.runtime.swap import Swap
-from changeover.runtime.version import Version
-
-OnBusy = Literal["refuse", "queue", "supersede"]
-OnCancel = Literal["abort", "detach"]
+from changeover.core.values import Drain, SwapState, Timeouts
+from changeover.errors import InvalidValue, SwapNotAllowed, SwapNotDone
+from changeover.runtime.ordering import OnBusy, OnCancel, Ordering
 
 
-class Swapping(EngineBase):
+class Swapping(Ordering):
     """The part of an engine that swaps."""
 
     async def swap(
@@ -54,35 +42,6 @@ class Swapping(EngineBase):
             if on_cancel == "abort" and saga.is_before_pivot:
                 saga.turn(SwapState.CANCELLED, why="its caller went away")
             raise
-
-    def start_swap(
-        self,
-        model: str,
-        to: str,
-        *,
-        from_: str | None = None,
-        plan: Shift | None = None,
-        drain: Drain | None = None,
-        timeouts: Timeouts | None = None,
-        on_busy: OnBusy = "refuse",
-    ) -> str:
-        """Begin a swap and return its id at once; `swap_status` and `events` tell how it goes.
-
-        Where another swap of the model has not reached its pivot, the order is refused, waits for its turn ("queue"),
-        or turns that one and all that wait round and comes next ("supersede"): the newest order wins. `wait_for_swap`
-        waits for its end. Raises `ModelNotRegistered`, `SwapNotAllowed` and `SwapInProgress`; then nothing has begun.
-        """
-        if on_busy not in ("refuse", "queue", "supersede"):
-            raise InvalidValue(f'on_busy must be "refuse", "queue" or "supersede", not {on_busy!r}')
-        if plan is not None and not isinstance(plan, Shift):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-            raise InvalidValue(f"plan must be Shift.at_once(...) or Shift.canary(...), not {plan!r}")
-        new = self._named(model, to).key
-        old = self._swap_from(new, from_, on_busy)
-        saga = self._make_saga(old, new, drain or Drain(), plan or Shift(), timeouts or Timeouts(), expected=from_)
-        if on_busy == "supersede":
-            self._supersede(model, saga)
-        self._slots.enter(model, saga)
-        return saga.swap.id
 
     async def wait_for_swap(self, swap_id: str) -> SwapOperation:
         """Return a swap once it is completed, or raise what `swap` would have raised.
@@ -118,96 +77,3 @@ class Swapping(EngineBase):
         back = self._make_saga(done.new, done.old, done.drain, Shift(), done.timeouts, rollback_of=swap_id)
         self._slots.enter(done.new.model, back)
         return await back.ended.wait()
-
-    def pause(self, swap_id: str) -> None:
-        """Let a ramp stand still where it is; its guard goes on looking.
-
-        Raises `SwapNotFound`, and `SwapNotAllowed` where the swap is past its pivot, turned round or ended.
-        """
-        self._check_open()
-        self._saga(swap_id).steer("pause")
-
-    def resume(self, swap_id: str) -> None:
-        """Let a ramp go on; raises as `pause`."""
-        self._check_open()
-        self._saga(swap_id).steer("resume")
-
-    def promote(self, swap_id: str) -> None:
-        """Give the new version all of the traffic now, and leave out the rest of its ramp; raises as `pause`."""
-        self._check_open()
-        self._saga(swap_id).steer("promote")
-
-    def abort(self, swap_id: str) -> None:
-        """Turn a swap round before its pivot, without waiting; it ends as CANCELLED.
-
-        Raises `SwapNotFound`, and `SwapNotAllowed` behind the pivot, where `rollback` is the way back.
-        """
-        self._check_open()
-        self._saga(swap_id).abort()
-
-    # --- inside ---
-
-    def _named(self, model: str, version: str) -> Version:
-        """Return a version by name; raises `ModelNotRegistered`, `EngineClosed` and `EngineFailed`."""
-        self._check_open()
-        return self._version(VersionKey(model, version))
-
-    def _swap_from(self, new: VersionKey, expected: str | None, on_busy: OnBusy) -> VersionKey:
-        """Return the version that a swap to `new` replaces; raises `SwapNotAllowed` or `SwapInProgress`."""
-        model = new.model
-        active = self._router.active(model)
-        busy = self._slots.holder(model)
-        if busy is not None:
-            self._check_line(model, busy, on_busy)
-        if active is None:
-            raise SwapNotAllowed(f"{model} has no active version to swap from; use await engine.load(...)", model=model)
-        if expected is not None:
-            self._registry.get(VersionKey(model, expected))
-        if expected not in (None, active) and busy is None:  # an order that waits looks when its turn has come
-            raise SwapNotAllowed(f"{model}/{expected} is not active; the active version is {active}", model=model)
-        if active == new.version and busy is None:
-            raise SwapNotAllowed(f"{new} is active already; there is nothing to swap", model=model)
-        return VersionKey(model, active)
-
-    def _check_line(self, model: str, busy: Saga, on_busy: OnBusy) -> None:
-        """Raise `SwapInProgress` where an order may not wait."""
-        if on_busy == "refuse":
-            text = (
-                f"{model} is being swapped to {busy.swap.new.version} by swap {busy.swap.id}; wait, roll it back, or "
-                'use on_busy="queue" or "supersede"'
-            )
-            raise SwapInProgress(text, model=model)
-        if on_busy == "queue" and len(self._slots.waiting(model)) >= WAITING_MAX:
-            raise SwapInProgress(f"{WAITING_MAX} swaps of {model} wait already; try again later", model=model)
-
-    def _supersede(self, model: str, newer: Saga) -> None:
-        """Turn round every swap of the model that a newer order takes the place of, the last one first."""
-        for saga in reversed(self._slots.waiting(model)):
-            saga.turn(SwapState.SUPERSEDED, by=newer.swap.id)
-        holder = self._slots.holder(model)
-        if holder is not None and holder.can_turn:
-            holder.turn(SwapState.SUPERSEDED, by=newer.swap.id)
-
-    def _make_saga(
-        self,
-        old: VersionKey,
-        new: VersionKey,
-        drain: Drain,
-        plan: Shift,
-        timeouts: Timeouts,
-        *,
-        rollback_of: str | None = None,
-        expected: str | None = None,
-    ) -> Saga:
-        swap_id = f"{self._ports.random.getrandbits(48):012x}"
-        waits = self._slots.holder(new.model) is not None
-        swap = Swap(swap_id, old, new, drain, plan, timeouts, rollback_of, waits, expected)
-        saga = Saga(swap, self._swap_world, self._saga_supervisor)
-        self._forget_old_swaps()
-        self._sagas[swap_id] = saga
-        return saga
-
-    def _forget_old_swaps(self) -> None:
-        ended = [swap_id for swap_id, saga in self._sagas.items() if saga.has_ended]
-        for swap_id in ended[: max(0, len(ended) - SWAPS_KEPT + 1)]:
-            del self._sagas[swap_id]

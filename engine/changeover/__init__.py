@@ -1,6 +1,8 @@
 """Replace a live ML model by its next version without losing a request, inside your own Python process."""
 
 from changeover import errors, plugin
+from changeover.core.messages import Acquire as Acquire
+from changeover.core.messages import Release as Release
 from changeover.core.shift import Guard as Guard
 from changeover.core.shift import Shift as Shift
 from changeover.core.shift import Stage as Stage
@@ -10,6 +12,7 @@ from changeover.core.snapshots import DrainOutcome as DrainOutcome
 from changeover.core.snapshots import Event as Event
 from changeover.core.snapshots import EventsDropped as EventsDropped
 from changeover.core.snapshots import Holder as Holder
+from changeover.core.snapshots import ReferenceStatistics as ReferenceStatistics
 from changeover.core.snapshots import Reply as Reply
 from changeover.core.snapshots import Sample as Sample
 from changeover.core.snapshots import ShadowReport as ShadowReport
@@ -19,6 +22,7 @@ from changeover.core.snapshots import SwapOperation as SwapOperation
 from changeover.core.snapshots import Verdict as Verdict
 from changeover.core.snapshots import VersionLoadInfo as VersionLoadInfo
 from changeover.core.snapshots import VersionStatistics as VersionStatistics
+from changeover.core.snapshots import WaitOutcome as WaitOutcome
 from changeover.core.values import Batching as Batching
 from changeover.core.values import Drain as Drain
 from changeover.core.values import SwapState as SwapState
@@ -31,9 +35,11 @@ from changeover.runtime.engine import open_engine as open_engine
 from changeover.runtime.events import Events as Events
 from changeover.runtime.lease import Lease as Lease
 from changeover.runtime.references import ReferenceTracker as ReferenceTracker
+from changeover.runtime.references import RequestTracker as RequestTracker
 from changeover.signals import drain_on_sigterm as drain_on_sigterm
 
 __all__ = [
+    "Acquire",
     "Audit",
     "Balance",
     "Batching",
@@ -46,8 +52,11 @@ __all__ = [
     "Guard",
     "Holder",
     "Lease",
+    "ReferenceStatistics",
     "ReferenceTracker",
+    "Release",
     "Reply",
+    "RequestTracker",
     "Sample",
     "ShadowReport",
     "Shift",
@@ -63,6 +72,7 @@ __all__ = [
     "VersionSpec",
     "VersionState",
     "VersionStatistics",
+    "WaitOutcome",
     "drain_on_sigterm",
     "errors",
     "open_engine",

@@ -16,15 +16,14 @@ from typing import Any, Self, TypeVar
 
 from changeover.core.checks import seconds
 from changeover.core.shift import Shift
-from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation
+from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
-from changeover.runtime.aio_parts import Bell, Deadline, Homes
-from changeover.runtime.aio_stay import OnAsyncio, TaskStay, running_loop
+from changeover.runtime.aio_parts import Deadline, Homes
+from changeover.runtime.aio_stay import Bell, OnAsyncio, TaskStay, running_loop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
 from changeover.runtime.ordering import OnBusy, OnCancel
-from changeover.runtime.references import ReferenceTracker
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.streaming import Stream
@@ -42,7 +41,6 @@ class Engine(Seated):
         super().__init__(seat, OnAsyncio())
         homes.listed = self._host.homes
         self._homes = homes
-        self._references = _References(self._references, self._wait_for_zero)
 
     # --- versions ---
 
@@ -83,9 +81,9 @@ class Engine(Seated):
         """
         return await self._send(self._engine.scan)
 
-    async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> None:
+    async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> WaitOutcome:
         """Return once nobody holds the version; raises `DrainTimeout`, which names the holders. Changes nothing."""
-        await self._send(partial(self._engine.wait_for_drain, model, version, timeout_s))
+        return await self._send(partial(self._engine.wait_for_drain, model, version, timeout_s))
 
     # --- requests ---
 
@@ -211,26 +209,6 @@ class Engine(Seated):
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         await self._send(partial(self._until_ready_there, model, version))
-
-    async def _wait_for_zero(self, model: str, version: str, timeout_s: float) -> None:
-        seconds("timeout_s", timeout_s)
-        await self._send(partial(self._engine.references.wait_for_zero, model, version, timeout_s))
-
-
-class _References(ReferenceTracker):
-    """References by name, whose waiting is awaited on asyncio."""
-
-    def __init__(self, tracker: ReferenceTracker, wait: Callable[[str, str, float], Awaitable[None]]) -> None:
-        """Be the asyncio face of `tracker`."""
-        vars(self).update(vars(tracker))
-        self._wait = wait
-
-    async def wait_for_zero(self, model: str, version: str, timeout_s: float) -> None:
-        """Return once nobody holds the version; cancelled, it leaves nothing behind.
-
-        Raises `DrainTimeout`, which names the holders, after `timeout_s`.
-        """
-        await self._wait(model, version, timeout_s)
 
 
 class Chunks:

@@ -19,7 +19,7 @@ import trio
 
 from changeover.core.checks import seconds
 from changeover.core.shift import Shift
-from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation
+from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
 from changeover.errors import WrongLoop
 from changeover.runtime.engine import open_engine as open_on_trio
@@ -87,9 +87,9 @@ class Engine(Seated):
         """
         return self._send(self._engine.scan)
 
-    def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> None:
+    def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> WaitOutcome:
         """Return once nobody holds the version; raises `DrainTimeout`, which names the holders. Changes nothing."""
-        self._send(partial(self._engine.wait_for_drain, model, version, timeout_s))
+        return self._send(partial(self._engine.wait_for_drain, model, version, timeout_s))
 
     # --- requests ---
 

@@ -7,7 +7,7 @@ import threading
 import trio
 from hypothesis import given, settings
 
-from changeover.core.ledger import fold
+from changeover.core.messages import fold
 from tests.support.rig import open_rig
 from tests.support.threads import Crowd
 from tests.support.witness import conservation

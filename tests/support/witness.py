@@ -12,7 +12,8 @@ from typing import Any
 import trio
 
 from changeover import Engine
-from changeover.core.ledger import RecordingAccount, fold
+from changeover.core.ledger import RecordingAccount
+from changeover.core.messages import fold
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.mailbox import RequestLane
 

@@ -1,4 +1,4 @@
-"""References as messages, and the account of one loaded model: the running fold over its messages.
+"""The account of one loaded model: who holds it, as the running fold over its messages (`core/messages.py`).
 
 Thread-safe without a lock: a reference is announced in a dict and the gate is read after it, so that whoever shuts
 the gate and then reads the dict cannot miss it. `tests/engine/core/test_ledger_interleavings.py` runs every
@@ -10,21 +10,20 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-import attrs
-
+from changeover.core.messages import Acquire, Message, RefId, Release, name_of
 from changeover.core.snapshots import Balance, Holder
 from changeover.core.tally import peek
+from changeover.core.usage import Usage
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
 
 _READS_MAX = 1_000
 """How often a balance is read again when threads are at work in the middle of it."""
 
-RefId = int | str
-"""A number that the account gave out, or the caller's own request id."""
-
+MESSAGES_KEPT = 10_000
+"""So many messages a recording account keeps."""
 
 Use = tuple[str, float, str | None, str | None]
 """One use, for as long as it is held: kind, taken at (engine clock, s), the caller's request id, `file:line`.
@@ -33,58 +32,26 @@ A bare tuple, because it is made for every request: a frozen class costs ten tim
 """
 
 
-@attrs.frozen
-class Acquire:
-    """Somebody takes a reference."""
-
-    ref: RefId
-    kind: str
-
-
-@attrs.frozen
-class Release:
-    """Somebody gives a reference back."""
-
-    ref: RefId
-
-
-Message = Acquire | Release
-
-
-def fold(messages: Iterable[Message]) -> tuple[Balance, dict[RefId, str]]:
-    """Return the balance of a message log and the kind of every reference that is still held.
-
-    A release of what is not held changes nothing but its count, and so does a second acquire of the same id.
-    """
-    held: dict[RefId, str] = {}
-    acquired = released = over = 0
-    for message in messages:
-        match message:
-            case Acquire(ref, kind) if ref not in held:
-                held[ref] = kind
-                acquired += 1
-            case Release(ref) if ref in held:
-                del held[ref]
-                released += 1
-            case Release():
-                over += 1
-            case _:
-                pass
-    return Balance(acquired, released, len(held), over), held
-
-
 class Account:
     """The references of one loaded model; every method may be called from any thread.
 
-    All its mutable state: `held` (what is held), `open` (the gate), two counters that only grow, `_over`,
-    `_watchers` (called once each, by whoever made the balance zero), `_revokers` (how to end a hold) and `_revoked`.
+    All its mutable state: `held` (what is held), `open` (the gate), two counters that only grow, `_over`, `usage`,
+    `_watchers` (called once each, by whoever made the balance zero), `_revokers` (how to end a hold) and `_revoked`
+    (the kinds whose holders were asked to let go).
     """
 
-    __slots__ = ("_acquires", "_over", "_releases", "_revoked", "_revokers", "_watchers", "held", "open", "owner")
+    __slots__ = (
+        "_acquires", "_now", "_over", "_releases", "_revoked", "_revokers", "_watchers", "held", "open", "owner",
+        "running", "usage",
+    )  # fmt: skip
 
-    def __init__(self, owner: Any = None, *, is_open: bool = True) -> None:
-        """Make an empty account for `owner`, the thing that its references keep alive."""
+    def __init__(self, owner: Any = None, *, is_open: bool = True, now: Callable[[], float] = lambda: 0.0) -> None:
+        """Make an empty account for `owner`, the thing that its references keep alive; `now` is the engine's clock."""
         self.owner = owner
+        self._now = now
+        self.usage = Usage(now)
+        self.running: Callable[[], Mapping[RefId, str]] = dict
+        """Names the threads that run a use just now and cannot be interrupted."""
         self.held: dict[RefId, Use] = {}
         self.open = is_open
         # `next` on a count is one step that no other thread can split; `+= 1` on an attribute is not.
@@ -93,30 +60,30 @@ class Account:
         self._over = itertools.count()
         self._watchers: list[Callable[[], None]] = []
         self._revokers: dict[RefId, Callable[[], None]] = {}
-        self._revoked = False
+        self._revoked: Container[str] = ()
 
     def acquire(self, use: Use) -> RefId | None:
         """Write `use` in and return its reference; None, with nothing left behind, where the gate is shut.
 
         The reference is a fresh number, or the caller's own request id where `use` names one. Raises `AlreadyHeld`.
         """
+        name = use[2]
         ref: RefId
-        if use[2] is None:
-            ref = next(self._acquires)
+        if name is None:
+            ref = number = next(self._acquires)
             self.held[ref] = use  # announce ...
         else:
-            ref = self._named(use, use[2])
+            ref = name
+            if self.held.setdefault(ref, use) is not use:
+                raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
+            number = next(self._acquires)
         if self.open:  # ... then look: in the other order a drain could see zero in between
+            usage = self.usage
+            if len(self.held) > usage.peak or not number & usage.mask:
+                self._note(ref, number, use[1])
             return ref
         self._drop(ref)
         return None
-
-    def _named(self, use: Use, ref: str) -> str:
-        """Announce under the caller's own id, which nobody else may hold."""
-        if self.held.setdefault(ref, use) is not use:
-            raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
-        next(self._acquires)
-        return ref
 
     def release(self, ref: RefId | None) -> None:
         """Strike out a reference; raises `ReferenceNotHeld`, and changes nothing, if it is not held; None never is."""
@@ -128,6 +95,8 @@ class Account:
                 f"reference {ref!r} is not held: it was released before, or never taken; release each exactly once"
             ) from None
         next(self._releases)
+        if self.usage.timed and ref in self.usage.timed:
+            self.usage.end(ref)
         if self._watchers and not self.held:
             self._call_watchers()
 
@@ -137,24 +106,27 @@ class Account:
 
     def reopen(self) -> None:
         """Let references be taken again, and keep them."""
-        self._revoked = False
+        self._revoked = ()
         self.open = True
 
     def revocable(self, ref: RefId, revoke: Callable[[], None]) -> None:
         """Have `revoke` called, on any thread and perhaps twice, when whoever holds `ref` is asked to let go."""
         self._revokers[ref] = revoke  # announce, then look: in the other order a revocation could pass in between
-        if self._revoked:
+        use = self.held.get(ref)
+        if use is not None and use[0] in self._revoked:
             revoke()
 
     def irrevocable(self, ref: RefId) -> None:
         """Forget how to revoke a reference, which is being given back."""
         self._revokers.pop(ref, None)
 
-    def revoke(self) -> None:
-        """Ask every holder that can be asked to let go, also those that become so while the gate stays shut."""
-        self._revoked = True
-        for revoke in self._revokers.copy().values():
-            revoke()
+    def revoke(self, kinds: Container[str]) -> None:
+        """Ask holders of some kinds to let go, also those that can be asked only while the gate stays shut."""
+        self._revoked = kinds
+        for ref, revoke in self._revokers.copy().items():
+            use = self.held.get(ref)
+            if use is not None and use[0] in kinds:
+                revoke()
 
     def orphan(self) -> None:
         """Forget who waits: this is the copy of an account in a forked process, whose loops and threads are gone."""
@@ -193,11 +165,29 @@ class Account:
         return Balance(peek(self._acquires), peek(self._releases), len(self.held), peek(self._over))
 
     def holders(self, now: float) -> tuple[Holder, ...]:
-        """Return who holds what at engine time `now`, oldest first."""
+        """Return who holds what at engine time `now`, oldest first, and in which thread."""
+        threads = self._threads_of()
         return tuple(
-            Holder(kind, name or f"#{ref}", max(0.0, now - since_s), where)
+            Holder(kind, name or name_of(ref), max(0.0, now - since_s), where, threads.get(ref))
             for ref, (kind, since_s, name, where) in self.held.copy().items()
         )
+
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds of all that is held."""
+        return frozenset(use[0] for use in self.held.copy().values())
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return the last messages, oldest first; an account that does not record has none."""
+        return ()
+
+    def _threads_of(self) -> Mapping[RefId, str]:
+        return self.running()
+
+    def _note(self, ref: RefId, number: int, since_s: float) -> None:
+        """Let a use be counted that is above the peak, or timed."""
+        self.usage.note(ref, number, since_s, len(self.held))
+        if ref not in self.held:
+            self.usage.end(ref)  # a caller's own id: somebody released it while it was being taken
 
     def _drop(self, ref: RefId) -> None:
         """Take an announcement back, as one who has released."""
@@ -220,28 +210,57 @@ class Account:
 class RecordingAccount(Account):
     """An account that also keeps its last messages, for debug mode and for audits that replay them."""
 
-    __slots__ = ("_lock", "log")
+    __slots__ = ("_lock", "_tell", "_threads", "log")
 
-    def __init__(self, owner: Any = None, *, is_open: bool = True, keep: int = 10_000) -> None:
-        """Keep the last `keep` messages."""
-        super().__init__(owner, is_open=is_open)
+    def __init__(
+        self,
+        owner: Any = None,
+        *,
+        is_open: bool = True,
+        now: Callable[[], float] = lambda: 0.0,
+        keep: int = MESSAGES_KEPT,
+        tell: Callable[[Message], None] | None = None,
+    ) -> None:
+        """Keep the last `keep` messages, and have `tell` called with each in the thread that made it."""
+        super().__init__(owner, is_open=is_open, now=now)
         self.log: deque[Message] = deque(maxlen=keep)
+        self._tell = tell
+        self._threads: dict[RefId, str] = {}
         # A lock is affordable here, and without one the log could name a release before its acquire.
         self._lock = threading.RLock()
 
     def acquire(self, use: Use) -> RefId | None:
         """Do as `Account.acquire`, and write it down."""
+        thread = threading.current_thread().name
         with self._lock:
             ref = super().acquire(use)
-            if ref is not None:
-                self.log.append(Acquire(ref, use[0]))
-            return ref
+            if ref is None:
+                return None
+            self._threads[ref] = thread
+            message = _acquired(ref, use, thread)
+            self.log.append(message)
+        if self._tell is not None:
+            self._tell(message)  # outside of the lock: who knows what a handler of the log does
+        return ref
 
     def release(self, ref: RefId | None) -> None:
         """Do as `Account.release`, and write it down, also where it raises."""
+        thread = threading.current_thread().name
         with self._lock:
-            self.log.append(Release(-1 if ref is None else ref))
-            super().release(ref)
+            message = Release(-1 if ref is None else ref, self._now(), thread, ref in self.held)
+            self.log.append(message)
+            self._threads.pop(message.ref, None)
+        if self._tell is not None:
+            self._tell(message)
+        super().release(ref)
+
+    def _threads_of(self) -> Mapping[RefId, str]:
+        """Return the thread that runs each use, or else the one that took it."""
+        return {**self._threads, **super()._threads_of()}
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return the last messages, oldest first."""
+        return tuple(self.log.copy())
 
     def orphan(self) -> None:
         """Do as `Account.orphan`, and let go of a lock whose owner may have stayed in the other process."""
@@ -249,6 +268,12 @@ class RecordingAccount(Account):
         super().orphan()
 
     def _drop(self, ref: RefId) -> None:
-        self.log.append(Acquire(ref, self.held[ref][0]))  # nobody releases it meanwhile: the lock is held
-        self.log.append(Release(ref))
+        thread = threading.current_thread().name
+        self.log.append(_acquired(ref, self.held[ref], thread))  # nobody releases it meanwhile: the lock is held
+        self.log.append(Release(ref, self._now(), thread))
         super()._drop(ref)
+
+
+def _acquired(ref: RefId, use: Use, thread: str) -> Acquire:
+    kind, since_s, _name, where = use
+    return Acquire(ref, kind, since_s, where, thread)

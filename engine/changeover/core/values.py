@@ -152,11 +152,13 @@ class Drain:
     then: Literal["quarantine", "cancel", "rollback", "wait"] = attrs.field(
         default="quarantine", validator=is_one_of("quarantine", "cancel", "rollback", "wait")
     )
-    """`quarantine`: keep it loaded without traffic until the last holder leaves; `cancel`: end the blocks of its async
-    leases with `LeaseRevoked`, then quarantine; `rollback`: take requests again, in a swap with all of the traffic;
-    `wait`: no bound at all."""
+    """`quarantine`: keep it loaded without traffic until the last holder leaves; `cancel`: end its async leases, its
+    streams and the requests that wait in its queue with `LeaseRevoked`, then quarantine; `rollback`: take requests
+    again, in a swap with all of the traffic; `wait`: no bound at all."""
     grace_s: float = attrs.field(default=5.0, validator=is_seconds())
     """How long `cancel` waits for those whose blocks it ended, in seconds."""
+    stream_deadline_s: float | None = attrs.field(default=None, validator=optional(is_seconds()))
+    """How long to wait for streams, in seconds, where that is not `deadline_s`; `then` decides for those as well."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""How the asyncio face waits: a bell that any thread rings, and the way home for the answers of worker threads.
+"""How the asyncio face waits: the way home for the answers of worker threads, and a deadline for those who wait.
 
 `Homes` owns one `Replies` per loop and forgets those of closed loops; a `Deadline` owns its timer until `end`. Nothing
 here spawns a task or blocks.
@@ -12,35 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from changeover.runtime.aio_stay import go_on
 from changeover.runtime.worker import Replies
-
-
-class Bell:
-    """Rung once, from any thread; heard on one loop, also by who stopped listening meanwhile and listens again."""
-
-    __slots__ = ("_has_rung", "_listener", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Be heard on `loop`."""
-        self._loop = loop
-        self._has_rung = False
-        self._listener: asyncio.Future[None] | None = None
-
-    def ring_soon(self) -> None:
-        """Ring it; any thread. A loop that is closed has nobody who listens."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ring)
-
-    def _ring(self) -> None:
-        self._has_rung = True
-        if self._listener is not None:
-            go_on(self._listener)
-
-    async def rung(self) -> None:
-        """Return once it has been rung; cancelled, it leaves nothing behind."""
-        if not self._has_rung:
-            self._listener = self._loop.create_future()
-            await self._listener
 
 
 class LoopWake:
@@ -182,12 +155,6 @@ class Deadline:
         self._is_late = True
         if self._future is not None:
             go_on(self._future)
-
-
-def go_on(future: asyncio.Future[Any]) -> None:
-    """Let whoever waits go on, unless somebody else has."""
-    if not future.done():
-        future.set_result(None)
 
 
 def _nothing() -> None:

@@ -1,7 +1,7 @@
 """The block of an async lease, or of an engine, in an asyncio task: cancelled from outside as by `asyncio.timeout`.
 
 It owns one cancellation, which it counts out of the task again when the block is left: none is left pending behind
-it, and one that came from elsewhere goes on. It spawns nothing.
+it, and one that came from elsewhere goes on. And the bell that wakes such a task. It spawns nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Any
 
 from changeover.errors import WrongLoop
 from changeover.runtime.stay import ELSEWHERE, Stay
@@ -70,6 +71,34 @@ class TaskStay:
         return alone and isinstance(error, asyncio.CancelledError)
 
 
+class Bell:
+    """Rung once, from any thread; heard on one loop, also by who stopped listening meanwhile and listens again."""
+
+    __slots__ = ("_has_rung", "_listener", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Be heard on `loop`."""
+        self._loop = loop
+        self._has_rung = False
+        self._listener: asyncio.Future[None] | None = None
+
+    def ring_soon(self) -> None:
+        """Ring it; any thread. A loop that is closed has nobody who listens."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ring)
+
+    def _ring(self) -> None:
+        self._has_rung = True
+        if self._listener is not None:
+            go_on(self._listener)
+
+    async def rung(self) -> None:
+        """Return once it has been rung; cancelled, it leaves nothing behind."""
+        if not self._has_rung:
+            self._listener = self._loop.create_future()
+            await self._listener
+
+
 class OnAsyncio:
     """Async blocks on asyncio."""
 
@@ -90,3 +119,13 @@ class OnAsyncio:
     def stay(self) -> Stay:
         """Enter a block of the current task."""
         return TaskStay()
+
+    def bell(self) -> Bell:
+        """Make a bell of the running loop."""
+        return Bell(running_loop())
+
+
+def go_on(future: asyncio.Future[Any]) -> None:
+    """Let whoever waits go on, unless somebody else has."""
+    if not future.done():
+        future.set_result(None)

@@ -34,15 +34,17 @@ from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Journal, Ports
-from changeover.runtime.references import ReferenceTracker
+from changeover.runtime.references import ReferenceTracker, ReferenceWorld
 from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import Slots
+from changeover.runtime.stay import OnTrio
 from changeover.runtime.streaming import Stream
 from changeover.runtime.supervisor import Supervisor
 from changeover.runtime.swap import SwapWorld
 from changeover.runtime.version import Version
+from changeover.runtime.waiting import Waits
 from changeover.runtime.world import World
 
 T = TypeVar("T")
@@ -88,15 +90,24 @@ class EngineBase:
             ports, self._bus, self._host, self._router, journal, self._version, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
-        where = caller if settings.debug_references else _nowhere
-        self._references = ReferenceTracker(self._router, self._host, ports, where)
-        self._lease_kind = DebugLease if settings.debug_references else Lease
-        inference_world = InferenceWorld(
-            self._router, self._host, ports.clock.now, where if settings.debug_references else None
+        where = caller if settings.debug_references else None
+        blocks = OnTrio(ports.wake)
+        self._references = ReferenceTracker(
+            world=ReferenceWorld(
+                self._host.books,
+                self._router.named,
+                self._router.pin,
+                ports.clock.now,
+                where,
+                Waits(blocks),
+                lambda: self._router.refusal,
+            )
         )
+        self._lease_kind = DebugLease if settings.debug_references else Lease
+        inference_world = InferenceWorld(self._router, self._host, ports.clock.now, where)
         self._inference = partial(Inference, inference_world)
         self._stream = partial(Stream, inference_world)
-        self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready)
+        self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready, blocks)
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         """Wait while a version of the model is being loaded; each face that can wait has its own."""
@@ -205,31 +216,25 @@ class EngineBase:
         found = [s.operation for s in self._sagas.copy().values() if model is None or s.swap.new.model == model]
         return tuple(found[-limit:]) if limit > 0 else ()
 
-    def audit(self, *, suspect_after_s: float = 60.0) -> Audit:
-        """Return every balance, who holds what, and who has held it for longer than `suspect_after_s`."""
-        seconds("suspect_after_s", suspect_after_s)
-        now = self._ports.clock.now()
-        balances = dict(self._host.past)
-        holders: dict[VersionKey, tuple[Holder, ...]] = {}
-        for loaded in self._host.living():
-            balances[loaded.key] = balances.get(loaded.key, Balance(0, 0, 0)) + loaded.account.balance()
-            if held := loaded.account.holders(now):
-                holders[loaded.key] = holders.get(loaded.key, ()) + held
-        suspected = tuple((k, h) for k, hs in holders.items() for h in hs if h.age_s > suspect_after_s)
-        return Audit(balances, holders, suspected)
+    def audit(self, *, suspect_after_s: float | Mapping[str, float] | None = None) -> Audit:
+        """Return every balance, who holds what, and who has held it for too long; as `references.audit`."""
+        return self._references.audit(suspect_after_s=suspect_after_s)
 
     def statistics(self) -> Statistics:
         """Return the engine's counts."""
-        balances = self.audit().balances
+        books = self._host.books
+        balances = books.balances()
         living = {loaded.key: loaded for loaded in self._host.living()}
         versions: dict[VersionKey, VersionStatistics] = {}
         for key, version in self._versions.copy().items():
             if version.state is VersionState.REGISTERED:
                 continue  # somebody asked for it, and it was never loaded
             loaded = living.get(key)
+            balance = balances.get(key, Balance(0, 0, 0))
             versions[key] = VersionStatistics(
                 state=version.state,
-                references=balances.get(key, Balance(0, 0, 0)),
+                references=balance,
+                usage=books.figures(key, balance),
                 queued=len(loaded.lane) if loaded else 0,
                 predictions=peek(loaded.predictions) if loaded else 0,
                 errors=peek(loaded.errors) if loaded else 0,
@@ -319,8 +324,3 @@ def _make_spec(model: str, version: str | None, source: str | Path | None, field
     except TypeError as error:
         known = ", ".join(field.name for field in attrs.fields(VersionSpec))
         raise InvalidValue(f"{model}/{version}: {error}; the fields of a VersionSpec are {known}") from error
-
-
-def _nowhere() -> str | None:
-    """Name no line, where references are not debugged."""
-    return None

@@ -12,7 +12,7 @@ from typing import Any, Self
 import trio
 
 from changeover.core.checks import seconds
-from changeover.core.snapshots import DrainOutcome, Reply
+from changeover.core.snapshots import DrainOutcome, Reply, WaitOutcome
 from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState, as_data
 from changeover.errors import (
     AlreadyLoaded,
@@ -109,10 +109,10 @@ class Engine(Swapping):
             logger.warning("not registered: %s", problem)
         return tuple(self._register_found(found.specs))
 
-    async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> None:
+    async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> WaitOutcome:
         """Return once nobody holds the version; raises `DrainTimeout`, which names the holders. Changes nothing."""
         self._named(model, version)
-        await self._references.wait_for_zero(model, version, timeout_s)
+        return await self._references.wait_for_zero(model, version, timeout_s)
 
     # --- requests ---
 

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from changeover.core.snapshots import Balance
+from changeover.core.books import Books
+from changeover.core.messages import STREAMS, USES
 from changeover.core.store import Store
 from changeover.core.values import VersionKey, VersionSpec
-from changeover.errors import OverBudget, TooManyStuckLoads, VersionCrashed
+from changeover.errors import LeaseRevoked, OverBudget, TooManyStuckLoads, VersionCrashed
 from changeover.plugin import Loader
 from changeover.runtime import loaders
+from changeover.runtime.accounts import make_account
 from changeover.runtime.events import Bus
 from changeover.runtime.loaded import LoadedModel, MemoryMethod
 from changeover.runtime.mailbox import Promise
@@ -57,7 +59,7 @@ class Host:
         """Reserve in `store`, tell `bus`, and start no further load once `stuck_max` of them hang."""
         self.loaders = loaders.Loaders()
         self.jobs: dict[VersionKey, LoadJob] = {}
-        self.past: dict[VersionKey, Balance] = {}
+        self.books = Books()
         self._living: dict[int, LoadedModel] = {}
         self._buried = trio.lowlevel.ParkingLot()
         self.replies = Replies(ports.wake, trio.lowlevel.reschedule)
@@ -79,6 +81,7 @@ class Host:
         for loaded in self.living():
             loaded.account.orphan()
         self._living.clear()
+        self.books.clear()
 
     async def quiet(self) -> None:
         """Return once every model that nobody holds is closed."""
@@ -139,9 +142,10 @@ class Host:
             nonlocal began
             began = True
             try:
-                for inputs in data:
-                    loaded.check(inputs)
-                    loaded.predict(inputs)
+                with loaded.in_thread(ref):
+                    for inputs in data:
+                        loaded.check(inputs)
+                        loaded.predict(inputs)
             finally:
                 loaded.account.release(ref)
 
@@ -197,6 +201,17 @@ class Host:
 
         self._ports.offload.start(f"stream {loaded.key}", run, ended)
 
+    def revoke(self, loaded: LoadedModel, kinds: frozenset[str] = USES | STREAMS) -> None:
+        """Ask holders of these kinds to let go; requests that wait in the queue are answered, and never run."""
+        loaded.account.revoke(kinds)
+        if "request" not in kinds:
+            return
+        waiting: list[Request] = loaded.lane.empty()
+        for request in waiting:
+            text = f"the drain of {loaded.key} was out of time before the request was started; ask again"
+            request.error = LeaseRevoked(text, model=loaded.key.model, version=loaded.key.version, ran="no")
+        send(waiting)
+
     def retire(self, loaded: LoadedModel, why: str) -> None:
         """Take no more requests, answer those that are queued, and close the model once nobody holds it.
 
@@ -237,9 +252,9 @@ class Host:
         self._ports.offload.start(f"close {loaded.key}", loaded.close, ended)
 
     def _bury(self, loaded: LoadedModel) -> None:
-        """Keep of a closed model no more than its balance."""
+        """Keep of a closed model no more than the sums of its account."""
         del self._living[loaded.number]
-        self.past[loaded.key] = self.past.get(loaded.key, Balance(0, 0, 0)) + loaded.account.balance()
+        self.books.strike(loaded.key, loaded.account)
 
     def _load(self, loader: type[Loader], job: LoadJob) -> LoadedModel:
         """Be the load thread."""
@@ -247,7 +262,8 @@ class Host:
         began_s = clock.now()
         model, size = loaders.load(loader, spec)
         load_s = clock.now() - began_s
-        loaded = LoadedModel(spec, model, number=job.number, record=self._record, loaded_at=clock.wall(), load_s=load_s)
+        account = make_account(spec.key, clock.now, record=self._record)
+        loaded = LoadedModel(spec, model, account, number=job.number, loaded_at=clock.wall(), load_s=load_s)
         loaded.memory = (size, "model") if size is not None else _guess(spec)
         return loaded
 
@@ -259,6 +275,7 @@ class Host:
             self._store.free(job.number)
         else:
             self._living[loaded.number] = loaded
+            self.books.enter(loaded.key, loaded.account)
         if listener is None:
             self._bus.emit("load_stuck_ended", key, after_s=self._ports.clock.now() - job.began_s)
             if loaded is not None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import attrs
 
-from changeover.core.ledger import Account, RefId
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
 from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.errors import (

@@ -15,7 +15,8 @@ from typing import Any, Self
 import attrs
 import trio
 
-from changeover.core.ledger import Account, RefId
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
 from changeover.errors import AlreadyHeld, LeaseRevoked, NotReady, NotThreadSafe, ReferenceNotHeld
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Router

@@ -7,18 +7,32 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from changeover.core.inputs import check_inputs
-from changeover.core.ledger import Account, RecordingAccount
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
 from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.core.values import VersionSpec
 from changeover.errors import PredictFailed, VersionCrashed, VersionNotLoaded
 from changeover.plugin import FatalModelError, Model, Signature
 from changeover.runtime.mailbox import RequestLane
+
+
+class Held(Protocol):
+    """A use that a thread runs."""
+
+    @property
+    def ref(self) -> RefId:
+        """Its reference."""
+        ...
+
+
+class _Use(NamedTuple):
+    ref: RefId
 
 
 class Shadow(Protocol):
@@ -44,15 +58,17 @@ class LoadedModel:
     """One incarnation of a version: the model, its account, its request lane. Made by a load, ended by `close`."""
 
     def __init__(
-        self, spec: VersionSpec, model: Model, *, number: int, record: bool, loaded_at: float, load_s: float
+        self, spec: VersionSpec, model: Model, account: Account, *, number: int, loaded_at: float, load_s: float
     ) -> None:
-        """Take a model that a loader returned; `number` is unique in the engine."""
+        """Take a model that a loader returned, and its account; `number` is unique in the engine."""
         self.key = spec.key
         self.number = number
         self.spec = spec
         self.signature: Signature = model.signature
         self.thread_safe = model.thread_safe
-        self.account: Account = RecordingAccount(self) if record else Account(self)
+        self.account = account
+        account.owner = self
+        account.running = self._threads
         self.inline = spec.execution == "inline"
         self.lane: RequestLane[Any] = RequestLane(spec.queue_limit, spec.batching)
         self.loaded_at = loaded_at
@@ -63,6 +79,8 @@ class LoadedModel:
         self.warming = 0
         self.aside: set[Any] = set()
         """Requests that have a thread of their own; only one step of the interpreter changes it."""
+        self.running: dict[int, Sequence[Held]] = {}
+        """What each thread that cannot be interrupted runs just now, by the thread's number in the system."""
         self.meter: Meter | None = None
         """Where ends of requests are written down while the version is being compared with another."""
         self.shadow: Shadow | None = None
@@ -154,11 +172,30 @@ class LoadedModel:
                 raise self._failed(error) from error
         next(self.predictions)
 
+    @contextmanager
+    def in_thread(self, ref: RefId) -> Generator[None, None, None]:
+        """Have the present thread named as the one that runs a use, for the block."""
+        thread = threading.get_ident()
+        before = self.running.get(thread, ())
+        self.running[thread] = (*before, _Use(ref))
+        try:
+            yield
+        finally:
+            self.running[thread] = before
+            if not before:
+                del self.running[thread]
+
     def close(self) -> None:
         """Let the model go; only the first call does anything."""
         model, self._model = self._model, None
         if model is not None:
             model.close()
+
+    def _threads(self) -> dict[RefId, str]:
+        """Name the threads that run its references, those of the system's threads that have a name."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        running = self.running.copy().items()
+        return {it.ref: names.get(number, str(number)) for number, held in running for it in held}
 
     def _failed(self, error: Exception) -> PredictFailed | VersionCrashed:
         """Count what the model raised, let the version crash where that was fatal, and return what the caller sees."""

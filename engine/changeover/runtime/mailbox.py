@@ -179,9 +179,13 @@ class RequestLane(Generic[R]):
     def close(self) -> list[R]:
         """Admit nothing more, wake every worker, and return what waited: the caller answers it."""
         self.closed = True
-        rest = self._take(len(self._waiting) + 1, rows_max=None)
+        rest = self.empty()
         self._rouse()
         return rest
+
+    def empty(self) -> list[R]:
+        """Take out and return what waits: the caller answers it."""
+        return self._take(len(self._waiting) + 1, rows_max=None)
 
     def next_step(self, now: float) -> Step:
         """Return what a worker does at engine time `now`: take a batch, wait for a fuller one, or end."""

@@ -6,14 +6,14 @@ Owned by one version actor; spawns nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import attrs
 import trio
 
-from changeover.core.ledger import Account
 from changeover.core.lifecycle import Event
+from changeover.core.messages import STREAMS, USES
 from changeover.core.snapshots import DrainOutcome
 from changeover.core.values import Drain, VersionSpec
 from changeover.errors import ChangeoverError
@@ -134,67 +134,99 @@ Result = Literal["drained", "quarantined", "given_back"]
 
 
 @attrs.define(eq=False)
+class Limit:
+    """How long holders of some kinds are waited for."""
+
+    kinds: frozenset[str]
+    deadline_s: float | None = None
+    """By the engine's clock; None: no bound, or none of them is left."""
+    drain: Drain = attrs.field(factory=Drain)
+    """What the order with the earliest deadline says: it decides what happens then."""
+    revoked: bool = False
+    """True once they were asked to let go."""
+    _bounds_s: list[float] = attrs.field(factory=list[float])
+    """The deadlines of all orders: no grace of one outlasts another's."""
+
+    def hurry(self, drain: Drain, deadline_s: float) -> bool:
+        """Bring the deadline forward as an order wants it; False where that would put it off."""
+        if self.revoked and drain.then == "cancel":
+            deadline_s += drain.grace_s  # they are asked already; at its deadline it would only wait for them
+        self._bounds_s.append(deadline_s)
+        if self.deadline_s is not None and self.deadline_s <= deadline_s:
+            return False
+        self.drain = drain
+        self.deadline_s = deadline_s
+        return True
+
+    def expire(self, held: Collection[str], now: float) -> Literal["wait", "revoke", "give back", "quarantine"]:
+        """Return what happens at engine time `now`, with holders of the kinds `held`."""
+        if self.deadline_s is None or self.deadline_s > now:
+            return "wait"
+        if self.kinds.isdisjoint(held):
+            self.deadline_s = None
+            return "wait"
+        if self.drain.then == "rollback":
+            return "give back"
+        if self.drain.then == "cancel" and not self.revoked:
+            self._begin_grace(self.deadline_s, now)
+            return "revoke"
+        return "quarantine"
+
+    def _begin_grace(self, passed_s: float, now: float) -> None:
+        self.revoked = True
+        later = (bound_s for bound_s in self._bounds_s if bound_s > passed_s)
+        self.deadline_s = min([now + self.drain.grace_s, *later])
+
+
+@attrs.define(eq=False)
 class Draining:
     """One attempt to empty the version, and everybody who waits for it."""
 
     orders: list[DrainOrder]
     began_s: float
     """By the engine's clock."""
-    deadline_s: float | None = None
-    """By the engine's clock; None: no bound."""
+    note: Callable[[float], None]
+    """Told, once, how long it took."""
     on_zero: Callable[[], None] = _nobody
     """Watches the account for zero."""
     timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    drain: Drain = attrs.field(factory=Drain)
-    """What the order with the earliest deadline says: it decides what happens then."""
-    revoked: bool = False
-    """True once the async leases were asked to let go."""
-    _bounds_s: list[float] = attrs.field(factory=list[float])
-    """The deadlines of all orders: no grace of one outlasts another's."""
+    limits: tuple[Limit, Limit] = attrs.field(factory=lambda: (Limit(USES), Limit(STREAMS)))
+    _is_settled: bool = False
+    _rings_s: float = 0.0
+    """For when the timer was last set."""
 
     def hurry(self, drain: Drain, now: float) -> bool:
-        """Bring the deadline forward as an order of engine time `now` wants it; False where that would put it off."""
+        """Bring the deadlines forward as an order of engine time `now` wants them; False where that changes nothing."""
         if drain.then == "wait":
             return False
-        deadline_s = now + drain.deadline_s
-        if self.revoked and drain.then == "cancel":
-            deadline_s += drain.grace_s  # the leases are asked already; at its deadline it would only wait for them
-        self._bounds_s.append(deadline_s)
-        if self.deadline_s is not None and self.deadline_s <= deadline_s:
-            return False
-        self.drain = drain
-        self._until(deadline_s)
-        return True
+        uses, streams = self.limits
+        stream_s = drain.deadline_s if drain.stream_deadline_s is None else drain.stream_deadline_s
+        sooner = uses.hurry(drain, now + drain.deadline_s)
+        return streams.hurry(drain, now + stream_s) or sooner
 
-    def revoke(self, account: Account, now: float) -> bool:
-        """Ask the async leases to let go, and give them their grace; False where that was done already."""
-        if self.revoked:
-            return False
-        self.revoked = True
-        account.revoke()
-        passed_s = self.deadline_s if self.deadline_s is not None else now  # not `now`, which may be a rounding before
-        self._until(min([now + self.drain.grace_s, *(bound_s for bound_s in self._bounds_s if bound_s > passed_s)]))
-        return True
-
-    def _until(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
+    def next_ring_s(self, now: float) -> float | None:
+        """Set the timer anew, and return in how many seconds it must ring; None: never."""
         self.timer.cancel()
         self.timer = trio.CancelScope()
+        deadlines_s = [limit.deadline_s for limit in self.limits if limit.deadline_s is not None]
+        self._rings_s = min(deadlines_s, default=0.0)
+        return max(0.0, self._rings_s - now) if deadlines_s else None
 
-    def expire(self, loaded: LoadedModel | None, now: float) -> Literal["give back", "grace", "quarantine"]:
-        """Do to orders and holders what the drain says of its deadline; return what is left for the version to do."""
-        if self.drain.then == "rollback":
-            for order in self.orders:
-                order.rolled_back = True
-            return "give back"
-        revoked = self.drain.then == "cancel" and loaded is not None and self.revoke(loaded.account, now)
-        return "grace" if revoked else "quarantine"
-
-    def answer_late(self, order: DrainOrder, loaded: LoadedModel | None, now: float) -> None:
-        """Answer an order that finds the version in quarantine; one that cancels asks its holders to leave."""
-        if order.drain.then == "cancel" and loaded is not None:
-            loaded.account.revoke()
-        order.outcome.settle(self.outcome("quarantined", loaded, now))
+    def expire(self, held: Collection[str], now: float) -> frozenset[str] | Literal["give back", "quarantine"]:
+        """Return what is left for the version to do: which kinds of holders it revokes now, or how the drain ends."""
+        now = max(now, self._rings_s)  # the timer may be a rounding early
+        revoked: frozenset[str] = frozenset()
+        for limit in self.limits:
+            verdict = limit.expire(held, now)
+            if verdict == "give back":
+                for order in self.orders:
+                    order.rolled_back = True
+                return verdict
+            if verdict == "quarantine":
+                return verdict
+            if verdict == "revoke":
+                revoked |= limit.kinds
+        return revoked
 
     def outcome(self, result: Result, loaded: LoadedModel | None, now: float) -> DrainOutcome:
         """Return how it ends at engine time `now`, with who holds it then."""
@@ -203,6 +235,9 @@ class Draining:
 
     def settle(self, outcome: DrainOutcome) -> None:
         """Tell everybody how it ended."""
+        if not self._is_settled:
+            self._is_settled = True
+            self.note(outcome.duration_s)
         self.timer.cancel()
         for order in self.orders:
             order.outcome.settle(outcome)

@@ -177,10 +177,13 @@ class Threads:
         def run() -> None:
             value: T | None = None
             error: BaseException | None = None
+            me = threading.current_thread()
+            before, me.name = me.name, name  # audits name the thread that holds a version
             try:
                 value = work()
             except BaseException as raised:  # noqa: BLE001 - it is delivered, whatever it is
                 error = raised
+            me.name = before
             if not self._wake.soon(lambda: deliver(value, error)) and orphaned is not None:
                 orphaned(value, error)
 

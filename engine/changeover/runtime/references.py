@@ -1,44 +1,99 @@
-"""The engine's references by name: take, give back, count and wait for zero, for code that has no block to tie them to.
+"""References by name: take, give back, count and wait for zero, for code that has no block to tie them to.
 
-It owns nothing: the accounts belong to the loaded models. Any thread may call it, but for `wait_for_zero`.
+A `ReferenceTracker` is an engine's, or stands alone and then owns its books. Any thread may call it; a wait belongs to
+the loop, Trio's or asyncio's, or to the thread that it is called in. It spawns nothing.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
 
-import trio
+import attrs
 
+from changeover.core.books import Books
 from changeover.core.checks import seconds, text
-from changeover.core.ledger import Account
-from changeover.core.snapshots import Holder
+from changeover.core.ledger import Account, Use
+from changeover.core.messages import Message, RefId
+from changeover.core.snapshots import Audit, Holder, ReferenceStatistics, WaitOutcome
 from changeover.core.values import VersionKey
-from changeover.errors import DrainTimeout, ReferenceNotHeld
-from changeover.runtime.host import Host
-from changeover.runtime.ports import Ports
-from changeover.runtime.router import Router
+from changeover.errors import AlreadyHeld, ChangeoverError, DrainTimeout, InvalidValue, ReferenceNotHeld
+from changeover.runtime.lease import caller
+from changeover.runtime.mailbox import twin
+from changeover.runtime.own_books import OwnBooks
+from changeover.runtime.ports import Clock, SystemClock
+from changeover.runtime.waiting import Wait, Waits
+
+
+@attrs.frozen
+class ReferenceWorld:
+    """What a tracker needs of whoever makes the accounts."""
+
+    books: Books
+    open: Mapping[tuple[str, str], Account]
+    """The accounts that can be acquired from just now."""
+    pin: Callable[[Use, str, str], tuple[Account, RefId]]
+    """Acquires where `open` has no account, or raises why that cannot be."""
+    now: Callable[[], float]
+    """The clock."""
+    where: Callable[[], str | None] | None
+    """Names the caller's line in debug mode; else None."""
+    waits: Waits = attrs.field(factory=Waits)
+    """Who waits for zero."""
+    refusal: Callable[[], ChangeoverError | None] = lambda: None
+    """Returns why an engine answers nobody any more; None while it does."""
+
+
+def alone(*, debug_references: bool, clock: Clock) -> ReferenceWorld:
+    """Return the world of a tracker without an engine."""
+    books = OwnBooks(clock.now, record=debug_references)
+    return ReferenceWorld(books, books.open, books.pin, clock.now, caller if debug_references else None)
 
 
 class ReferenceTracker:
     """References under the caller's own request ids."""
 
-    def __init__(self, router: Router, host: Host, ports: Ports, where: Callable[[], str | None]) -> None:
-        """Pin through `router`; `where` names the caller's line in debug mode."""
-        self._router = router
-        self._host = host
-        self._ports = ports
-        self._where = where
+    def __init__(
+        self, *, debug_references: bool = False, clock: Clock | None = None, world: ReferenceWorld | None = None
+    ) -> None:
+        """Count alone, on books of its own; with `debug_references` it records who took what, and where.
+
+        An engine has one, `engine.references`, which counts what the engine itself does (`world`). `clock` is for
+        simulators.
+        """
+        self._world = world = world or alone(debug_references=debug_references, clock=clock or SystemClock())
+        # What `acquire` and `release` need, without a step in between.
+        self._open = world.open
+        self._accounts = world.books.accounts
+        self._now = world.now
+
+    # --- taking and giving back ---
 
     def acquire(self, model: str, version: str, request_id: str) -> None:
-        """Hold the version under `request_id`; raises `AlreadyHeld`, `VersionNotLoaded` and `ModelNotRegistered`."""
-        text("request_id", request_id)
-        self._router.pin(("request", self._ports.clock.now(), request_id, self._where()), model, version)
+        """Hold the version under `request_id`; an engine's must be loaded, and alone the first use makes it known.
+
+        Raises `AlreadyHeld`, `VersionNotLoaded`, `InvalidValue`, and with an engine `ModelNotRegistered`.
+        """
+        if request_id.__class__ is not str or not request_id:
+            text("request_id", request_id)
+        where = self._world.where
+        use = ("request", self._now(), request_id, None if where is None else where())
+        try:
+            account = self._open.get((model, version))
+        except TypeError:  # it cannot be hashed, so it is no text
+            text("model", model)
+            text("version", version)
+            raise
+        if account is None or account.acquire(use) is None:
+            self._world.pin(use, model, version)
 
     def release(self, model: str, version: str, request_id: str) -> None:
-        """Give it back; raises `ReferenceNotHeld`, and changes nothing, where it is not held."""
-        text("request_id", request_id)
-        accounts = self._accounts(model, version)
+        """Give it back, on any thread; raises `ReferenceNotHeld`, counts and changes nothing where it is not held."""
+        if request_id.__class__ is not str or not request_id:
+            text("request_id", request_id)
+        accounts = self._accounts.get((model, version), ())
         for account in accounts:
             if request_id in account.held:
                 account.release(request_id)
@@ -47,77 +102,155 @@ class ReferenceTracker:
             accounts[-1].release(request_id)  # counts the mistake and raises
         raise ReferenceNotHeld(f"{model}/{version} is not loaded, so {request_id!r} does not hold it", model=model)
 
+    # --- looking ---
+
     def count(self, model: str, version: str) -> int:
         """Return how many references of any kind are held on the version."""
-        return sum(len(account.held) for account in self._accounts(model, version))
+        held = 0
+        for account in self._accounts.get((model, version), ()):
+            held += len(account.held)
+        return held
 
     def has_references(self, model: str, version: str) -> bool:
         """Return whether any reference is held on the version."""
         return self.count(model, version) > 0
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Return the count of every version that is loaded."""
-        counts: dict[tuple[str, str], int] = {}
-        for loaded in self._host.living():
-            counts[loaded.key] = counts.get(loaded.key, 0) + len(loaded.account.held)
-        return counts
+        """Return the count of every version that is loaded, or alone, of every one that is known."""
+        return {key: sum(len(a.held) for a in accounts) for key, accounts in self._accounts.copy().items()}
 
     def holders(self, model: str, version: str) -> tuple[Holder, ...]:
         """Return who holds the version, oldest first."""
-        now = self._ports.clock.now()
-        return tuple(holder for account in self._accounts(model, version) for holder in account.holders(now))
+        return self._world.books.holders(model, version, self._now())
 
-    async def wait_for_zero(self, model: str, version: str, timeout_s: float) -> None:
-        """Return once nobody holds the version; cancelled, it leaves nothing behind.
+    def audit(self, *, suspect_after_s: float | Mapping[str, float] | None = None) -> Audit:
+        """Return every balance, who holds what, and who has held it for too long; any thread, at any time.
 
-        Raises `DrainTimeout`, which names the holders, after `timeout_s`.
+        `suspect_after_s` is one limit for all, or one for each kind that is named (`request`, `fallback`, `shadow`,
+        `lease`, `stream`, `warmup`); else requests are suspected after a minute, leases and warm-ups after ten, streams
+        after an hour. Raises `InvalidValue`.
+        """
+        return self._world.books.audit(self._now(), suspect_after_s)
+
+    def statistics(self) -> dict[VersionKey, ReferenceStatistics]:
+        """Return how every version was used: current, peak and average count, what was taken, how long drains took."""
+        return self._world.books.statistics()
+
+    def messages(self, model: str, version: str) -> tuple[Message, ...]:
+        """Return the version's last 10,000 messages, oldest first, each of which prints as one line.
+
+        Raises `InvalidValue` where nothing is recorded.
+        """
+        if self._world.where is None:
+            raise InvalidValue("reference messages are recorded with debug_references=True only")
+        return self._world.books.messages(model, version)
+
+    # --- waiting ---
+
+    async def wait_for_zero(self, model: str, version: str, timeout_s: float) -> WaitOutcome:
+        """Return once nobody holds the version, on Trio or asyncio; cancelled, it leaves nothing behind.
+
+        Any number may wait; each is woken once, by whoever makes the zero. Raises `DrainTimeout`, which names the
+        holders, after `timeout_s`, `EngineClosed` or `EngineFailed` where the engine ends before, and `WrongLoop`.
         """
         seconds("timeout_s", timeout_s)
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(timeout_s) as scope:
-            for account in self._accounts(model, version):
-                await self._zero(account)
-        if scope.cancelled_caught:
-            self._check_empty(model, version, timeout_s)
+        began_s, waits = self._now(), self._world.waits
+        wait = await waits.zero((model, version), self._world.books.of(model, version), timeout_s)
+        return self._outcome(wait, began_s, timeout_s)
 
-    def wait_for_zero_blocking(self, model: str, version: str, timeout_s: float) -> None:
-        """Return once nobody holds the version; blocks its thread, so it is not for loops.
+    def wait_for_zero_blocking(self, model: str, version: str, timeout_s: float) -> WaitOutcome:
+        """Return once nobody holds the version; blocks its thread.
 
-        Raises `DrainTimeout`, which names the holders, after `timeout_s`.
+        Raises `DrainTimeout`, which names the holders, after `timeout_s`, `EngineClosed` and `EngineFailed`.
         """
         seconds("timeout_s", timeout_s)
-        until_s = self._ports.clock.now() + timeout_s
-        for account in self._accounts(model, version):
-            empty = threading.Event()
-            account.watch(empty.set)
-            try:
-                in_time = empty.wait(min(threading.TIMEOUT_MAX, max(0.0, until_s - self._ports.clock.now())))
-            finally:
-                account.unwatch(empty.set)
-            if not in_time:
-                self._check_empty(model, version, timeout_s)
+        began_s, waits = self._now(), self._world.waits
+        wait = waits.zero_blocking((model, version), self._world.books.of(model, version), timeout_s, self._now)
+        return self._outcome(wait, began_s, timeout_s)
 
-    def _check_empty(self, model: str, version: str, timeout_s: float) -> None:
-        if holders := self.holders(model, version):
+    # --- without an engine ---
+
+    def retire(self, model: str, version: str) -> None:
+        """Let nobody acquire the version any more, as before its unload; those who hold it stay.
+
+        Raises `InvalidValue` on an engine's tracker, for which `engine.unload` does it.
+        """
+        self._own().retire(VersionKey(model, version))
+
+    def forget(self, model: str, version: str, *, force: bool = False) -> None:
+        """Count the version no more: it is unloaded. What is acquired from then on is counted anew.
+
+        Raises `ReferenceLeakError` where it is held; with `force` not, and who waits for zero hears that it is gone.
+        Raises `InvalidValue` on an engine's tracker.
+        """
+        key = VersionKey(model, version)
+        if self._own().forget(key, force=force):
+            self._world.waits.give_up(key)
+
+    # --- inside ---
+
+    def give_up(self) -> None:
+        """Tell everybody who waits, now and later, that nobody keeps the count any more; for an engine's end."""
+        self._world.waits.give_up()
+
+    def _own(self) -> OwnBooks:
+        books = self._world.books
+        if not isinstance(books, OwnBooks):
+            raise InvalidValue("these references are counted by an engine; use await engine.unload(...)")
+        return books
+
+    def _outcome(self, wait: Wait, began_s: float, timeout_s: float) -> WaitOutcome:
+        model, version = wait.key
+        holders = self.holders(model, version)
+        waited_s = self._now() - began_s
+        if holders and wait.is_gone:
+            refusal = self._world.refusal()
+            if refusal is not None:
+                raise twin(refusal)
+            return WaitOutcome("gone", waited_s, holders)
+        if holders and not wait.in_time:
             names = "; ".join(map(str, holders))
             raise DrainTimeout(
                 f"{model}/{version} is still held after {timeout_s:g} s by {names}",
                 holders=holders, model=model, version=version,
             )  # fmt: skip
+        return WaitOutcome("zero" if wait.key in self._open else "drained", waited_s)
 
-    async def _zero(self, account: Account) -> None:
-        """Wait for one account's next zero, woken by whoever makes it."""
-        event = trio.Event()
 
-        def wake() -> None:
-            self._ports.wake.soon(event.set)
+class RequestTracker:
+    """One reference for a block: `with RequestTracker(tracker, model, version, request_id): ...`."""
 
-        account.watch(wake)
-        try:
-            await event.wait()
-        finally:
-            account.unwatch(wake)
+    __slots__ = ("_is_held", "_request_id", "_tracker", "_version_of")
 
-    def _accounts(self, model: str, version: str) -> list[Account]:
-        key = VersionKey(model, version)
-        return [loaded.account for loaded in self._host.living() if loaded.key == key]
+    def __init__(self, tracker: ReferenceTracker, model: str, version: str, request_id: str) -> None:
+        """Remember what to hold; nothing is held before the block is entered."""
+        self._is_held = False
+        self._tracker = tracker
+        self._version_of = (model, version)
+        self._request_id = request_id
+
+    def __enter__(self) -> Self:
+        """Acquire; raises what `ReferenceTracker.acquire` raises."""
+        if self._is_held:
+            raise AlreadyHeld(f"this tracker of request {self._request_id!r} is entered already")
+        self._tracker.acquire(*self._version_of, self._request_id)
+        self._is_held = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release, however the block ended; raises `ReferenceNotHeld` where that was done before."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the reference back, on any thread; raises `ReferenceNotHeld` where it is not held."""
+        self._is_held = False
+        self._tracker.release(*self._version_of, self._request_id)
+
+    def __del__(self) -> None:
+        """Give back what was forgotten, and say so."""
+        if self._is_held:
+            self.release()  # first, because the warning may be made an error
+            text = f"the request {self._request_id!r} was dropped without being released; use `with`"
+            warnings.warn(text, ResourceWarning, 2, self)

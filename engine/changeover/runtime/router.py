@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from changeover.core.ledger import Account, RefId, Use
+from changeover.core.ledger import Account, Use
+from changeover.core.messages import RefId
 from changeover.core.routes import (
     Route,
     RouteEvent,
@@ -32,6 +33,9 @@ from changeover.runtime.ports import Random
 
 Explain = Callable[[str, "str | None"], ChangeoverError]
 """Says why a model, or a version of it, cannot be pinned."""
+
+_STANDBY = {"stream": "stream"}
+"""The kind of reference by which a version stands by, where that is not `fallback`."""
 
 _PICKS_MAX = 100
 """How often a pick is made again because the version was shut in between; each time it was a different version."""
@@ -63,6 +67,8 @@ class Router:
         self._bus = bus
         self._explain = explain
         self._open: dict[VersionKey, Account] = {}
+        self.named: dict[tuple[str, str], Account] = {}
+        """The same for those who name a version; emptied, for good, when the engine is closed."""
         self.direct: Mapping[str, Account] = {}
         """The account of each model that has all its traffic on one version; replaced whole, never changed."""
         self.listeners: dict[str, Callable[[], None]] = {}
@@ -108,7 +114,7 @@ class Router:
         elif trial.fallback:
             standby = self._open.get(VersionKey(model, trial.old))
             if standby is not None:
-                pinned.standby_ref = standby.acquire(("fallback", use[1], None, use[3]))
+                pinned.standby_ref = standby.acquire((_STANDBY.get(use[0], "fallback"), use[1], None, use[3]))
                 pinned.standby = standby if pinned.standby_ref is not None else None
 
     def _pin_slowly(
@@ -148,6 +154,8 @@ class Router:
     def opened(self, loaded: LoadedModel) -> None:
         """Let a version be pinned; it gets traffic only where its model has none."""
         self._open[loaded.key] = loaded.account
+        if self.refusal is None:
+            self.named[loaded.key] = loaded.account
         self._apply(VersionReady(loaded.key.model, loaded.key.version))
         self._tell(loaded.key.model)
 
@@ -162,6 +170,7 @@ class Router:
         # First the traffic moves, in one step; only then is the way to the version closed.
         self._apply(VersionGone(key.model, key.version, heir))
         del self._open[key]
+        self.named.pop(key, None)
         self._tell(key.model)
 
     def shift(self, to: Mapping[str, str]) -> None:
@@ -193,6 +202,7 @@ class Router:
         """Answer every pin with `error` from now on."""
         self.refusal = error
         self.snapshot, self.direct = Snapshot(serial=self.snapshot.serial + 1), {}
+        self.named.clear()
 
     def _apply(self, event: RouteEvent) -> None:
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)

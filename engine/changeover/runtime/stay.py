@@ -13,6 +13,7 @@ from typing import Protocol
 import trio
 
 from changeover.errors import WrongLoop
+from changeover.runtime.ports import TrioWake, Wake
 
 ELSEWHERE = "this lease was entered in one task and left in another; leave it where it was entered, or use `with`"
 
@@ -39,6 +40,41 @@ class World(Protocol):
     def stay(self) -> Stay:
         """Enter a block of the current task."""
         ...
+
+    def bell(self) -> Bell:
+        """Make a bell for the current task to hear."""
+        ...
+
+
+class Bell(Protocol):
+    """Rung from any thread, heard by one task."""
+
+    def ring_soon(self) -> None:
+        """Ring it; any thread, and nothing happens where its loop is gone."""
+        ...
+
+    async def rung(self) -> None:
+        """Return once it has been rung; cancelled, it leaves nothing behind."""
+        ...
+
+
+class TrioBell:
+    """A bell on one Trio run."""
+
+    __slots__ = ("_rung", "_wake")
+
+    def __init__(self, wake: Wake) -> None:
+        """Be heard on the run that `wake` reaches."""
+        self._wake = wake
+        self._rung = trio.Event()
+
+    def ring_soon(self) -> None:
+        """Ring it; any thread."""
+        self._wake.soon(self._rung.set)
+
+    async def rung(self) -> None:
+        """Return once it has been rung."""
+        await self._rung.wait()
 
 
 class TrioStay:
@@ -76,7 +112,12 @@ class TrioStay:
 
 
 class OnTrio:
-    """Async blocks on Trio."""
+    """Async blocks on Trio, in whichever run."""
+
+    def __init__(self, wake: Wake | None = None) -> None:
+        """Reach the present run through `wake`, where one is given, and every other run by its own entry queue."""
+        self._wake = wake
+        self._home = trio.lowlevel.current_trio_token() if wake is not None else None
 
     async def within(self, seconds: float | None, call: Callable[[], Awaitable[None]]) -> None:
         """Make a call in a scope with a deadline; cancelled, it leaves what the call leaves."""
@@ -88,6 +129,11 @@ class OnTrio:
         """Enter a scope."""
         return TrioStay()
 
+    def bell(self) -> Bell:
+        """Make a bell of the run that this is called in."""
+        token = trio.lowlevel.current_trio_token()
+        return TrioBell(self._wake if self._wake is not None and token is self._home else TrioWake(token))
+
 
 class Nowhere:
     """No async blocks: plain threads."""
@@ -97,5 +143,9 @@ class Nowhere:
         raise WrongLoop("this engine belongs to plain threads: use `with`, or open it with changeover.aio.open_engine")
 
     def stay(self) -> Stay:
+        """Refuse."""
+        raise AssertionError("`within` has refused")
+
+    def bell(self) -> Bell:
         """Refuse."""
         raise AssertionError("`within` has refused")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from changeover.core.ledger import Account, RefId
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
-from changeover.errors import ChangeoverError, PredictFailed, ReferenceNotHeld
+from changeover.errors import ChangeoverError, LeaseRevoked, PredictFailed, ReferenceNotHeld
 from changeover.runtime.inference import Asking
 from changeover.runtime.loaded import LoadedModel, describe
 from changeover.runtime.worker import Request
@@ -54,8 +56,10 @@ class _Run:
 
     def end(self) -> None:
         try:
-            self.chunks.close()
+            with self.loaded.in_thread(self.ref):
+                self.chunks.close()
         finally:
+            self.account.irrevocable(self.ref)
             self.account.release(self.ref)
 
 
@@ -66,6 +70,9 @@ class Stream(Asking):
     _first_s: float | None = None
     """How long the first chunk took, in seconds; None: there was none yet."""
     _is_over = False
+    _is_revoked = False
+    _pulled: Request | None = None
+    """The pull that is waited for."""
     chunk: Reply | None = None
     """The last chunk that was pulled; None where the stream has come to its end."""
 
@@ -76,7 +83,15 @@ class Stream(Asking):
     def _start(self, account: Account, ref: RefId) -> None:
         self._check(account, ref)
         self._inputs = dict(self._inputs)  # what was checked is what is run, whatever the caller does next
-        self._run = _Run(account, ref, self._inputs)
+        self._run = run = _Run(account, ref, self._inputs)
+        me = weakref.ref(self)  # else the account would keep a stream alive that everybody else has dropped
+
+        def revoke() -> None:
+            stream = me()
+            if stream is not None:
+                stream.revoke(run)
+
+        account.revocable(ref, revoke)
 
     def pull(self, waiter: Any) -> Request | None:
         """Ask for the next chunk; return the request to wait for, or None where `chunk` is there.
@@ -90,16 +105,23 @@ class Stream(Asking):
             raise ReferenceNotHeld(f"a stream of {self._model} is read inside its block: async with ... as chunks")
         run, self._waiter = self._run, waiter
         request = Request(run.account, run.ref, {}, 1, self._world.now(), self._home, waiter)
+        if self._is_revoked:
+            request.error = _revoked(run)
+            return self.take(request)
         run.begin_pull()
         if run.loaded.inline and run.loaded.thread_safe:
             _pull(run, request)
             return self.take(request)
         self._home.expect(request)
+        self._pulled = request
+        if vars(self).get("_is_revoked"):  # announced, then looked: one of the two sees the other
+            self.revoke(run)
         self._world.host.pull(run.loaded, lambda: _serve(run, request), lambda error: _unserved(run, request, error))
         return request
 
     def take(self, request: Request) -> Request | None:
         """Take what a pull came to; return and raise as `pull` does."""
+        self._pulled = None
         if request.error is not None:
             return self._failed(request.error)
         self.chunk = request.reply
@@ -133,6 +155,17 @@ class Stream(Asking):
             else:
                 self._world.host.pull(run.loaded, run.end, lambda _error: run.end())
 
+    def revoke(self, run: _Run) -> None:
+        """Have the next pull say that the drain was out of time, and one that is waited for at once; any thread."""
+        if self._run is not run:
+            return  # it has gone on to another version, or come to its end
+        self._is_revoked = True
+        request = self._pulled
+        if request is not None:
+            request.error = _revoked(run)
+            request.home.take(request)
+            request.home.knock()
+
     def __del__(self) -> None:
         """Give back what was forgotten, and say so."""
         if self._run is not None:
@@ -144,6 +177,9 @@ class Stream(Asking):
 
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by begin anew, where nothing was delivered yet; else raise."""
+        if isinstance(error, LeaseRevoked):
+            self._end()
+            raise error
         self._note(failed=True)
         standby, self._pinned = self._pinned, None  # not dismissed with the run that has failed
         self._end()
@@ -157,6 +193,12 @@ class Stream(Asking):
         if self._meter is not None and self._failure is None:
             now = self._world.now()
             self._meter.note(now, now - self._began_s if self._first_s is None else self._first_s, failed=failed)
+
+
+def _revoked(run: _Run) -> LeaseRevoked:
+    key = run.loaded.key
+    text = f"the stream of {key} was revoked: the drain of that version was out of time; ask for another"
+    return LeaseRevoked(text, model=key.model, version=key.version, ran="yes")
 
 
 def _pull(run: _Run, request: Request) -> bool:
@@ -177,7 +219,9 @@ def _pull(run: _Run, request: Request) -> bool:
 
 def _serve(run: _Run, request: Request) -> None:
     """Be the thread of one pull."""
-    if _pull(run, request):
+    with run.loaded.in_thread(run.ref):
+        awaited = _pull(run, request)
+    if awaited:
         request.home.take(request)
         request.home.knock()
 

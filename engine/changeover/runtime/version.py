@@ -106,8 +106,8 @@ class Version(Actor[Message]):
 
     def _is_news(self, report: Happened) -> bool:
         """Return whether a report is about what is going on now, and not about what is over."""
-        current = (self._loading, self._draining, self.loaded)
-        return any(report.about is it for it in current) and lifecycle.knows(self.state, report.event)
+        is_current = report.about in (self._loading, self._draining, self.loaded)
+        return is_current and lifecycle.knows(self.state, report.event)
 
     def _step(self, event: Event) -> None:
         """Make a transition and do what it says."""
@@ -121,16 +121,16 @@ class Version(Actor[Message]):
     def _act(self, action: Action) -> None:
         loaded, host = self.loaded, self._world.host
         match action:
-            case Action.START_LOAD:
-                self._start_load()
+            case Action.START_LOAD if self._loading is not None:
+                self._start_load(self._loading)
             case Action.ABANDON_LOAD if self._loading is not None and self._loading.job is not None:
                 host.abandon(self._loading.job)
-            case Action.START_WARM if loaded is not None:
-                self._start_warm(loaded)
+            case Action.START_WARM if loaded is not None and self._loading is not None:
+                self._start_warm(loaded, self._loading)
             case Action.OPEN if loaded is not None:
                 self._open(loaded)
-            case Action.SHUT if loaded is not None:
-                self._shut(loaded)
+            case Action.SHUT if loaded is not None and self._draining is not None:
+                self._shut(loaded, self._draining)
             case Action.CLOSE if loaded is not None:
                 self._close(loaded)
             case Action.RETIRE if loaded is not None:
@@ -168,7 +168,7 @@ class Version(Actor[Message]):
 
     def _on_drain(self, order: DrainOrder) -> None:
         if self.state is VersionState.READY:
-            self._draining = Draining([], self._ports.clock.now())
+            self._draining = Draining([], self._ports.clock.now(), partial(self._world.host.books.note_drain, self.key))
             self._step(Event.DRAIN)
         if self._loading is not None and self._restart is not None and self._loading.orders == [self._restart]:
             self._in_service = False  # nobody but the supervisor wants it back
@@ -179,7 +179,9 @@ class Version(Actor[Message]):
             order.fail(why.not_loaded(self.key, self.state))
             return
         if self.state is VersionState.QUARANTINED:
-            self._draining.answer_late(order, self.loaded, self._ports.clock.now())
+            if order.drain.then == "cancel" and self.loaded is not None:
+                self._world.host.revoke(self.loaded)
+            order.outcome.settle(self._draining.outcome("quarantined", self.loaded, self._ports.clock.now()))
             order.closed.fail(why.still_held(self.key))
             return
         self._draining.orders.append(order)
@@ -229,10 +231,10 @@ class Version(Actor[Message]):
             case Event.WARMED:
                 self._step(Event.WARMED)
                 self._end_loading(None)
-            case Event.DEADLINE if self.loaded is not None and not self.loaded.account.held:
-                pass  # nobody is waited for any more: the report of zero is on its way
-            case Event.DEADLINE:
+            case Event.DEADLINE if self.loaded is not None and self.loaded.account.held:
                 self._on_deadline()
+            case Event.DEADLINE:
+                pass  # nobody is waited for any more: the report of zero is on its way
             case Event.ZERO:
                 self._on_zero()
             case Event.CLOSED | Event.CLOSED_FAILED:
@@ -244,16 +246,17 @@ class Version(Actor[Message]):
 
     def _on_deadline(self) -> None:
         """Do what the drain says; nothing is closed that somebody holds."""
-        draining = self._draining
-        assert draining is not None
-        verdict = draining.expire(self.loaded, self._ports.clock.now())
+        draining, loaded = self._draining, self.loaded
+        assert draining is not None and loaded is not None  # noqa: PT018 - one fact: a drain is of a model
+        verdict = draining.expire(loaded.account.kinds(), self._ports.clock.now())
         if verdict == "give back":
             self._step(Event.GIVE_BACK)
-        elif verdict == "grace":
-            self._ring_at_deadline(draining)
-        else:
+        elif verdict == "quarantine":
             self._step(Event.DEADLINE)
             self._settle_drain("quarantined")
+        else:
+            self._world.host.revoke(loaded, verdict)
+            self._ring_at_deadline(draining)
 
     def _on_zero(self) -> None:
         if self.loaded is not None and self._draining is not None and self.loaded.account.held:
@@ -284,9 +287,7 @@ class Version(Actor[Message]):
 
     # --- loading ---
 
-    def _start_load(self) -> None:
-        loading = self._loading
-        assert loading is not None
+    def _start_load(self, loading: Loading) -> None:
         try:
             loading.job = self._world.host.load(self.spec, partial(self._on_load_ended, loading))
         except ChangeoverError as error:
@@ -295,9 +296,7 @@ class Version(Actor[Message]):
     def _on_load_ended(self, loading: Loading, loaded: LoadedModel | None, error: BaseException | None) -> None:
         self.post(Happened(Event.LOADED if error is None else Event.LOAD_FAILED, loading, loaded, error))
 
-    def _start_warm(self, loaded: LoadedModel) -> None:
-        loading = self._loading
-        assert loading is not None
+    def _start_warm(self, loaded: LoadedModel, loading: Loading) -> None:
         for order in loading.orders:
             order.loaded.settle(None)
 
@@ -335,9 +334,7 @@ class Version(Actor[Message]):
 
     # --- leaving ---
 
-    def _shut(self, loaded: LoadedModel) -> None:
-        draining = self._draining
-        assert draining is not None
+    def _shut(self, loaded: LoadedModel, draining: Draining) -> None:
         self._in_service = False
         self._world.shut(loaded)
         loaded.account.shut()
@@ -345,8 +342,9 @@ class Version(Actor[Message]):
         loaded.account.watch(draining.on_zero)
 
     def _ring_at_deadline(self, draining: Draining) -> None:
-        rest_s = max(0.0, (draining.deadline_s or 0.0) - self._ports.clock.now())
-        self._post_later(rest_s, draining.timer, Happened(Event.DEADLINE, draining))
+        rest_s = draining.next_ring_s(self._ports.clock.now())
+        if rest_s is not None:
+            self._post_later(rest_s, draining.timer, Happened(Event.DEADLINE, draining))
 
     def _settle_drain(self, result: Result) -> None:
         if self._draining is not None:
@@ -366,19 +364,20 @@ class Version(Actor[Message]):
     def _clean_up(self, error: BaseException) -> None:
         """Leave nothing routed, and nobody waiting for what was going on."""
         stopped = not isinstance(error, Exception) or isinstance(error, trio.RunFinishedError)
-        unwanted = stopped or self.is_leaving  # who waits to have it gone does not want it back
-        self._in_service = self._in_service and not unwanted
+        if stopped or self.is_leaving:  # who waits to have it gone does not want it back
+            self._in_service = False
         self.error = why.engine_closed(self.key) if stopped else why.crashed(self.key, error)
         if lifecycle.knows(self.state, Event.CRASHED):
             self._step(Event.CRASHED)
         self.loaded = None
-        attempts, self._loading, self._draining = (self._loading, self._draining), None, None
-        for attempt in attempts:
+        for attempt in (self._loading, self._draining):
             if attempt is not None:
                 attempt.end(self.error)
-        waiting: list[LoadOrder | WarmOrder] = [*self._later, *self._warming]
-        for order in waiting:
-            order.fail(self.error)
+        self._loading = self._draining = None
+        for load in self._later:
+            load.fail(self.error)
+        for warm_up in self._warming:
+            warm_up.fail(self.error)
         self._later, self._warming = [], []
 
     def _refuse(self, message: Message) -> None:
@@ -391,10 +390,7 @@ class Version(Actor[Message]):
                 message.fail(error)
             case Happened(loaded=LoadedModel() as loaded) if loaded.account.open:  # else the clean-up has retired it
                 self._world.host.retire(loaded, str(error))
-            case _:
-                pass  # a report about what is over
 
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
-        text = str(why.crashed(self.key, error))
-        self._world.bus.emit("version_restarting", self.key, error=text, delay_s=delay_s)
+        self._world.bus.emit("version_restarting", self.key, error=str(why.crashed(self.key, error)), delay_s=delay_s)
         self._in_service = delay_s is not None

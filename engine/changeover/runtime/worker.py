@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
-from changeover.core.ledger import Account, RefId
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
 from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed, VersionCrashed
 from changeover.runtime.loaded import LoadedModel, describe
@@ -138,6 +140,8 @@ def fail(loaded: LoadedModel, request: Request, error: BaseException) -> None:
 
 def handle(loaded: LoadedModel, batch: Sequence[Request]) -> None:
     """Run a batch and answer it; whatever is raised on the way, every request gets its outcome."""
+    thread = get_ident()
+    loaded.running[thread] = batch
     try:
         _run(loaded, batch)
     except BaseException as error:  # noqa: BLE001 - it is the outcome of whoever has none yet
@@ -145,6 +149,7 @@ def handle(loaded: LoadedModel, batch: Sequence[Request]) -> None:
             if request.reply is None and request.error is None:
                 request.error = _outcome(loaded, error)
     finally:
+        del loaded.running[thread]
         send(batch)
 
 

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from changeover.core.ledger import Account, Acquire, RecordingAccount, RefId, Release, Use, fold
+from changeover.core.ledger import Account, RecordingAccount, Use
+from changeover.core.messages import Acquire, RefId, Release, fold
 from changeover.core.snapshots import Balance, Holder
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
 
@@ -147,12 +149,20 @@ def test_holders_are_named_oldest_first(account: Account) -> None:
     account.acquire(use("lease", None, 1.0, "app.py:7"))
     account.acquire(use("request", "mine", 2.5))
     account.acquire(use("warmup", None, 9.0))
+    thread = "MainThread" if isinstance(account, RecordingAccount) else None
     assert account.holders(4.0) == (
-        Holder("lease", "#0", 3.0, "app.py:7"),
-        Holder("request", "mine", 1.5, None),
-        Holder("warmup", "#2", 0.0, None),
+        Holder("lease", "#0", 3.0, "app.py:7", thread),
+        Holder("request", "mine", 1.5, None, thread),
+        Holder("warmup", "#2", 0.0, None, thread),
     )
-    assert str(account.holders(4.0)[0]) == "lease #0 (3.0 s taken at app.py:7)"
+    assert str(attrs.evolve(account.holders(4.0)[0], thread=None)) == "lease #0 (3.0 s, taken at app.py:7)"
+
+
+def test_a_use_is_named_with_the_thread_that_runs_it(account: Account) -> None:
+    """Where a thread runs a use, its holder says so, also where another thread took the reference."""
+    account.acquire(use("request", "mine"))
+    account.running = lambda: {"mine": "worker 1"}
+    assert str(account.holders(1.0)[0]) == "request mine (1.0 s, in thread worker 1)"
 
 
 # --- watchers -------------------------------------------------------------------------------------------------------
@@ -262,10 +272,11 @@ def test_a_recording_account_writes_down_every_message() -> None:
         account.acquire(use("request", "mine"))
     account.shut()
     account.acquire(use("stream", "refused"))
-    assert list(account.log) == [
-        Acquire(0, "lease"), Release(0), Release("x"), Acquire("mine", "request"),
+    assert [attrs.evolve(message, thread=None) for message in account.messages()] == [
+        Acquire(0, "lease"), Release(0), Release("x", was_held=False), Acquire("mine", "request"),
         Acquire("refused", "stream"), Release("refused"),
     ]  # fmt: skip
+    assert {message.thread for message in account.messages()} == {"MainThread"}
 
 
 def test_a_recording_account_keeps_only_its_last_messages() -> None:
@@ -274,7 +285,7 @@ def test_a_recording_account_keeps_only_its_last_messages() -> None:
     for _ in range(5):
         use_once(account)
     assert len(account.log) == 3
-    assert account.log[-1] == Release(4)
+    assert account.log[-1] == Release(4, thread="MainThread")
 
 
 class Ledger(RuleBasedStateMachine):

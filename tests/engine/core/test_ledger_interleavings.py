@@ -14,7 +14,8 @@ from functools import partial
 import attrs
 import pytest
 
-from changeover.core.ledger import Account, RefId, Use
+from changeover.core.ledger import Account, Use
+from changeover.core.messages import RefId
 from changeover.core.snapshots import Balance
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from changeover.core.ledger import Account, RefId, Use
+from changeover.core.ledger import Account, Use
+from changeover.core.messages import RefId
 from changeover.core.routes import Shifted, Trial, VersionGone
 from changeover.core.values import VersionKey
 from changeover.errors import NotReady

@@ -324,7 +324,7 @@ def picture(engine: Engine, *, but: set[VersionKey] = frozenset()) -> Any:
     models = ("m", "alone", "odd")
     counts = engine.statistics()
     versions = {
-        key: attrs.evolve(one, references=at_rest(one.references))
+        key: attrs.evolve(one, references=at_rest(one.references), usage=one.usage.current)
         for key, one in counts.versions.items()
         if key not in but
     }

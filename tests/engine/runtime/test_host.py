@@ -343,7 +343,7 @@ async def test_a_retired_model_is_closed_when_its_last_holder_leaves(autojump_cl
             loaded.account.release(ref)
         await settle()
         assert (s.cast.open(), s.host.living()) == ([], ())
-        assert s.host.past[VersionKey("m", "1")].conserved
+        assert s.host.books.balances()[VersionKey("m", "1")].conserved
 
 
 async def test_a_retired_model_answers_what_is_queued(autojump_clock: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from changeover import WaitOutcome
 from changeover.errors import (
     AlreadyHeld,
     DrainTimeout,
@@ -157,7 +158,7 @@ async def test_a_wait_for_zero_ends_when_its_version_is_unloaded(rig: Rig, autoj
     async with running(wait, Outcome(rig.engine.unload, "m", "1", force=True)):
         await trio.sleep(3)
         lease.release()
-    assert (wait.value, wait.ended_s) == (None, 3.0)
+    assert (wait.value, wait.ended_s) == (WaitOutcome("drained", 3.0), 3.0)
 
 
 async def test_a_cancelled_wait_for_zero_leaves_nothing_behind(rig: Rig, autojump_clock: Any) -> None:
@@ -194,7 +195,7 @@ async def test_a_release_in_another_thread_wakes_who_waits_for_zero() -> None:
         wait = Outcome(rig.engine.wait_for_drain, "m", "1", 1_000.0)
         async with running(wait):
             await trio.to_thread.run_sync(lease.release)
-        assert wait.value is None
+        assert wait.value.result == "zero"
 
 
 # --- many -----------------------------------------------------------------------------------------------------------

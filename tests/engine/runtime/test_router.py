@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from changeover import VersionKey, VersionSpec
+from changeover.core.ledger import Account
 from changeover.core.routes import Route, Share, Snapshot, Trial
 from changeover.errors import AlreadyHeld, EngineClosed, ModelNotRegistered, NotReady
 from changeover.runtime.events import Bus, Events
@@ -37,7 +38,7 @@ def loaded(version: str = "1", model: str = "m") -> LoadedModel:
     """Return a loaded model, as a host would make it."""
     made = ScriptedModel(Script(), model, version)
     spec = VersionSpec(model, version, "script", loader=LOADER)
-    return LoadedModel(spec, made, number=1, record=False, loaded_at=0.0, load_s=0.0)
+    return LoadedModel(spec, made, Account(), number=1, loaded_at=0.0, load_s=0.0)
 
 
 def picked(router: Router, model: str = "m", version: str | None = None) -> str:

@@ -144,7 +144,7 @@ async def test_spec_a_model_is_unloaded_while_somebody_waits_for_zero(rig: Rig, 
     async with running(wait, Outcome(rig.engine.unload, "m", "1", force=True)):
         await trio.sleep(1)
         lease.release()
-    assert (wait.value, rig.cast.open()) == (None, [])
+    assert (wait.value.result, rig.cast.open()) == ("drained", [])
 
 
 async def test_spec_a_cancelled_request_holds_its_reference_until_it_is_over(rig: Rig, autojump_clock: Any) -> None:

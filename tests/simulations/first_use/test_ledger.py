@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 import trio
 
-from changeover.core.ledger import Account, RecordingAccount, RefId, fold
+from changeover.core.ledger import Account, RecordingAccount
+from changeover.core.messages import RefId, fold
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
 from changeover_sim import PCT, Exhaustive, RandomWalk, cancel_anywhere, choose
 from tests.simulations.first_use.stage import assert_explored

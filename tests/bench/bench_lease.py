@@ -5,18 +5,12 @@ Both sides run in turn in one process. It spawns the threads and ends them; the 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from time import perf_counter, thread_time
-
 import measure
 import trio
 from measure import Figure, Spread
+from pairs import Loop, bare, per_pair
 
 from changeover import Engine, open_engine
-
-Loop = Callable[[int, int], None]
-"""Does the thing so many times, as the thread of a number."""
 
 BARE_MOST = 2.5
 LEASE_MOST_S = 1e-6
@@ -36,9 +30,9 @@ async def _bench(rounds: int, count: int) -> list[Figure]:
 
 def _figures(engine: Engine, threads: int, rounds: int, count: int) -> list[Figure]:
     """Measure both sides with so many threads."""
-    bare, lease = _bare(), _lease(engine)
+    plain, lease = bare(), _lease(engine)
     bare_s, lease_s = measure.alternate(
-        rounds, lambda: _per_use(bare, threads, count), lambda: _per_use(lease, threads, count)
+        rounds, lambda: per_pair(plain, threads, count), lambda: per_pair(lease, threads, count)
     )
     ratio, cost = Spread.ratio(lease_s, bare_s), Spread.of(lease_s)
     at = f"{threads} thread{'s' if threads > 1 else ''}"
@@ -53,20 +47,6 @@ def _figures(engine: Engine, threads: int, rounds: int, count: int) -> list[Figu
     ]  # fmt: skip
 
 
-def _bare() -> Loop:
-    """Return the least that a safe counter of holders could do: all threads share one lock and one dict."""
-    lock, held = threading.Lock(), dict[int, int]()
-
-    def loop(count: int, key: int) -> None:
-        for _ in range(count):
-            with lock:
-                held[key] = key
-            with lock:
-                del held[key]
-
-    return loop
-
-
 def _lease(engine: Engine) -> Loop:
     def loop(count: int, _key: int) -> None:
         for _ in range(count):
@@ -74,29 +54,6 @@ def _lease(engine: Engine) -> Loop:
                 pass
 
     return loop
-
-
-def _per_use(loop: Loop, threads: int, count: int) -> float:
-    """Return the seconds that one use takes: CPU time of one thread, or elapsed time of several over all their uses."""
-    if threads == 1:
-        began = thread_time()  # not charged with what other programs take of the machine
-        loop(count, 0)
-        return (thread_time() - began) / count
-    start = threading.Barrier(threads)
-    times: list[float] = []
-
-    def run(number: int) -> None:
-        start.wait()
-        times.append(perf_counter())  # by the threads themselves: who waits for them gets the interpreter late
-        loop(count, number)
-        times.append(perf_counter())
-
-    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return (max(times) - min(times)) / (count * threads)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ called from any thread.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -51,18 +52,22 @@ class Books:
         self.accounts: dict[tuple[str, str], tuple[Account, ...]] = {}
         """By model and version, oldest first: a new incarnation may be used while an old one is still held."""
         self._past: dict[VersionKey, _Past] = {}
+        # For those who add up, while an account moves into the past; acquire and release never take it.
+        self._lock = threading.RLock()
 
     def enter(self, key: VersionKey, account: Account) -> None:
         """Add an account."""
-        self.accounts[key] = (*self.accounts.get(key, ()), account)
+        with self._lock:
+            self.accounts[key] = (*self.accounts.get(key, ()), account)
 
     def strike(self, key: VersionKey, account: Account) -> None:
         """Take out an account that nobody holds any more, and keep its sums."""
-        past = self._of(key)
-        past.balance += account.balance()
-        past.used += account.usage.read()
-        past.messages.extend(account.messages())
-        self._remove(key, account)
+        with self._lock:
+            past = self._of(key)
+            past.balance += account.balance()
+            past.used += account.usage.read()
+            past.messages.extend(account.messages())
+            self._remove(key, account)
 
     def clear(self) -> None:
         """Forget every account, as if there had been none."""
@@ -80,11 +85,12 @@ class Books:
 
     def balances(self) -> dict[VersionKey, Balance]:
         """Return the balance of every version that ever had an account."""
-        balances = {key: past.balance for key, past in self._past.copy().items()}
-        for key, accounts in self._listed():
-            for account in accounts:
-                balances[key] = balances.get(key, Balance(0, 0, 0)) + account.balance()
-        return balances
+        with self._lock:
+            balances = {key: past.balance for key, past in self._past.items()}
+            for key, accounts in self._listed():
+                for account in accounts:
+                    balances[key] = balances.get(key, Balance(0, 0, 0)) + account.balance()
+            return balances
 
     def holders(self, model: str, version: str, now: float) -> tuple[Holder, ...]:
         """Return who holds a version at engine time `now`, oldest first."""
@@ -99,11 +105,12 @@ class Books:
 
     def messages(self, model: str, version: str) -> tuple[Message, ...]:
         """Return the last messages of a version, oldest first, those of its closed accounts before the others."""
-        past = self._past.get(VersionKey(model, version))
-        found: deque[Message] = deque(past.messages.copy() if past else (), MESSAGES_KEPT)
-        for account in self.of(model, version):
-            found.extend(account.messages())
-        return tuple(found)
+        with self._lock:
+            past = self._past.get(VersionKey(model, version))
+            found: deque[Message] = deque(past.messages if past else (), MESSAGES_KEPT)
+            for account in self.of(model, version):
+                found.extend(account.messages())
+            return tuple(found)
 
     def statistics(self) -> dict[VersionKey, ReferenceStatistics]:
         """Return the figures of every version that ever had an account."""
@@ -111,10 +118,11 @@ class Books:
 
     def figures(self, key: VersionKey, balance: Balance) -> ReferenceStatistics:
         """Return the figures of one version beside its balance."""
-        past = self._past.get(key)
-        used = past.used if past else Used()
-        for account in self.of(*key):
-            used += account.usage.read()
+        with self._lock:
+            past = self._past.get(key)
+            used = past.used if past else Used()
+            for account in self.of(*key):
+                used += account.usage.read()
         return ReferenceStatistics(
             current=balance.held,
             peak=used.peak,

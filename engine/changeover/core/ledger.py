@@ -41,15 +41,17 @@ class Account:
     """
 
     __slots__ = (
-        "_acquires", "_now", "_over", "_releases", "_revoked", "_revokers", "_watchers", "held", "open", "owner",
-        "running", "usage",
+        "_acquires", "_mask", "_now", "_over", "_peak", "_releases", "_revoked", "_revokers", "_timed", "_watchers",
+        "held", "open", "owner", "running", "usage",
     )  # fmt: skip
 
     def __init__(self, owner: Any = None, *, is_open: bool = True, now: Callable[[], float] = lambda: 0.0) -> None:
         """Make an empty account for `owner`, the thing that its references keep alive; `now` is the engine's clock."""
         self.owner = owner
         self._now = now
-        self.usage = Usage(now)
+        self.usage = usage = Usage(now)
+        # What `usage` wants to be told of, at hand for the request path.
+        self._peak, self._mask, self._timed = usage.peak, usage.mask, usage.timed
         self.running: Callable[[], Mapping[RefId, str]] = dict
         """Names the threads that run a use just now and cannot be interrupted."""
         self.held: dict[RefId, Use] = {}
@@ -78,8 +80,7 @@ class Account:
                 raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
             number = next(self._acquires)
         if self.open:  # ... then look: in the other order a drain could see zero in between
-            usage = self.usage
-            if len(self.held) > usage.peak or not number & usage.mask:
+            if len(self.held) > self._peak or not number & self._mask:
                 self._note(ref, number, use[1])
             return ref
         self._drop(ref)
@@ -95,7 +96,7 @@ class Account:
                 f"reference {ref!r} is not held: it was released before, or never taken; release each exactly once"
             ) from None
         next(self._releases)
-        if self.usage.timed and ref in self.usage.timed:
+        if self._timed and ref in self._timed:
             self.usage.end(ref)
         if self._watchers and not self.held:
             self._call_watchers()
@@ -185,9 +186,11 @@ class Account:
 
     def _note(self, ref: RefId, number: int, since_s: float) -> None:
         """Let a use be counted that is above the peak, or timed."""
-        self.usage.note(ref, number, since_s, len(self.held))
+        usage = self.usage
+        usage.note(ref, number, since_s, len(self.held))
+        self._peak, self._mask = usage.peak, usage.mask
         if ref not in self.held:
-            self.usage.end(ref)  # a caller's own id: somebody released it while it was being taken
+            usage.end(ref)  # a caller's own id: somebody released it while it was being taken
 
     def _drop(self, ref: RefId) -> None:
         """Take an announcement back, as one who has released."""
@@ -245,18 +248,21 @@ class RecordingAccount(Account):
 
     def release(self, ref: RefId | None) -> None:
         """Do as `Account.release`, and write it down, also where it raises."""
-        thread = threading.current_thread().name
-        with self._lock:
-            message = Release(-1 if ref is None else ref, self._now(), thread, ref in self.held)
-            self.log.append(message)
-            self._threads.pop(message.ref, None)
-        if self._tell is not None:
-            self._tell(message)
-        super().release(ref)
+        number = -1 if ref is None else ref  # no reference has that number either
+        thread, was_held = threading.current_thread().name, False
+        try:
+            with self._lock:
+                was_held = number in self.held
+                self.log.append(Release(number, self._now(), thread, was_held))
+                self._threads.pop(number, None)
+                super().release(ref)
+        finally:
+            if self._tell is not None:
+                self._tell(Release(number, self._now(), thread, was_held))
 
     def _threads_of(self) -> Mapping[RefId, str]:
         """Return the thread that runs each use, or else the one that took it."""
-        return {**self._threads, **super()._threads_of()}
+        return {**self._threads.copy(), **super()._threads_of()}
 
     def messages(self) -> tuple[Message, ...]:
         """Return the last messages, oldest first."""

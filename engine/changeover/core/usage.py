@@ -67,10 +67,11 @@ class Usage:
         """Take in that use `number` began, while `held` references were."""
         if held > self.peak:
             self._raise_peak(held)
-        if not number & self.mask:
-            self.timed[ref] = (since_s, self.mask + 1)
-            if number >= _EACH * (self.mask + 1) and self.mask + 1 < _EVERY_MAX:
-                self.mask = self.mask * 2 + 1
+        mask = self.mask  # read once: another thread may be raising it
+        if not number & mask:
+            self.timed[ref] = (since_s, mask + 1)
+            if number >= _EACH * (mask + 1) and mask + 1 < _EVERY_MAX:
+                self.mask = mask * 2 + 1
 
     def end(self, ref: RefId) -> None:
         """Take in that a use which is timed has ended."""

@@ -23,6 +23,8 @@ def make_account(key: VersionKey, now: Callable[[], float], *, record: bool) -> 
 
 def _log(key: VersionKey, message: Message) -> None:
     """Write one message into the log; the thread is the one that made it."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
     match message:
         case Acquire(ref, kind, _, where):
             logger.debug("reference_acquired %s kind=%s ref=%s where=%s", key, kind, name_of(ref), where)

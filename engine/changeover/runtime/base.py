@@ -31,7 +31,7 @@ from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFo
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
-from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
+from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, Wish, caller
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker, ReferenceWorld
@@ -99,8 +99,9 @@ class EngineBase:
                 self._router.pin,
                 ports.clock.now,
                 where,
-                Waits(blocks),
-                lambda: self._router.refusal,
+                is_leaving=lambda _key: True,
+                waits=Waits(blocks),
+                refusal=lambda: self._router.refusal,
             )
         )
         self._lease_kind = DebugLease if settings.debug_references else Lease
@@ -169,11 +170,13 @@ class EngineBase:
         It holds the active version, or the one named; the same `key` finds the same version while one is on trial.
         `request_id` names it in audits, and may be held only once.
         """
+        if version is None and key is None and request_id is None and wait_s is None:
+            return self._lease_kind(self._lease_world, model, None)
         if wait_s is not None:
             seconds("wait_s", wait_s)
         if request_id is not None:
             text("request_id", request_id)
-        return self._lease_kind(self._lease_world, model, version, request_id, wait_s, key)
+        return self._lease_kind(self._lease_world, model, Wish(version, key, request_id, wait_s))
 
     @property
     def references(self) -> ReferenceTracker:

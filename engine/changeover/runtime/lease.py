@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import attrs
 import trio
@@ -37,27 +37,30 @@ class LeaseWorld:
     """Where `async with` takes place."""
 
 
+class Wish(NamedTuple):
+    """What is asked of a lease besides its model."""
+
+    version: str | None = None
+    """None: the active one."""
+    key: str | None = None
+    request_id: str | None = None
+    wait_s: float | None = None
+    """How long `async with` waits for a load; None: no bound."""
+
+
+_ANY = Wish()
+
+
 class Lease:
     """`with engine.lease(...) as lease:` or `async with`; release may happen on another thread than acquisition."""
 
-    __slots__ = ("_account", "_key", "_model", "_ref", "_request_id", "_stay", "_version", "_wait_s", "_world")
+    __slots__ = ("_account", "_model", "_ref", "_stay", "_wish", "_world")
 
-    def __init__(
-        self,
-        world: LeaseWorld,
-        model: str,
-        version: str | None,
-        request_id: str | None,
-        wait_s: float | None,
-        key: str | None = None,
-    ) -> None:
-        """Remember what to pin; nothing is held before the block is entered."""
+    def __init__(self, world: LeaseWorld, model: str, wish: Wish | None) -> None:
+        """Remember what to pin; nothing is held before the block is entered. None: the active version, at once."""
         self._world = world
         self._model = model
-        self._version = version
-        self._request_id = request_id
-        self._wait_s = wait_s
-        self._key = key
+        self._wish = wish
         self._ref: RefId | None = None
         # `_account` is set when the block is entered, `_stay` with `async with`; two stores less where they count.
         self._account: Account
@@ -72,16 +75,20 @@ class Lease:
         if self._ref is not None:
             raise AlreadyHeld("this lease is entered already; ask the engine for another one")
         world = self._world
-        use = ("lease", world.now(), self._request_id, None)
-        if self._version is None:  # the fast way of `Router.pin`, without its call: a tenth of the whole lease
+        if self._wish is None:  # the fast way of `Router.pin`, without its call: a tenth of the whole lease
             account = world.router.direct.get(self._model)
             if account is not None:
-                self._ref = account.acquire(use)
+                self._ref = account.acquire(("lease", world.now(), None, None))
                 if self._ref is not None:
                     self._account = account
                     return self
-        self._account, self._ref = world.router.pin(use, self._model, self._version, self._key)
+        self._pin(None)
         return self
+
+    def _pin(self, where: str | None) -> None:
+        world, wish = self._world, self._wish or _ANY
+        use = ("lease", world.now(), wish.request_id, where)
+        self._account, self._ref = world.router.pin(use, self._model, wish.version, wish.key)
 
     @trio.lowlevel.enable_ki_protection
     def __exit__(
@@ -108,7 +115,7 @@ class Lease:
         Raises what `__enter__` raises, and `WrongLoop` where the engine belongs to another kind of loop.
         """
         blocks = self._world.blocks
-        await blocks.within(self._wait_s, self._pin_in_time)
+        await blocks.within((self._wish or _ANY).wait_s, self._pin_in_time)
         if self._ref is None:
             self.__enter__()  # out of time: one last look, which says what is missing
         assert self._ref is not None
@@ -125,7 +132,7 @@ class Lease:
             try:
                 self.__enter__()
             except NotReady:
-                await self._world.until_ready(self._model, self._version)
+                await self._world.until_ready(self._model, (self._wish or _ANY).version)
             else:
                 return
 
@@ -173,7 +180,8 @@ class Lease:
 
     def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call the model in this thread and return its outputs by name; raises `InvalidInput` or `PredictFailed`."""
-        return self._loaded.answer(inputs, self._world.now, counted=self._version is None)
+        counted = self._wish is None or self._wish.version is None
+        return self._loaded.answer(inputs, self._world.now, counted=counted)
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -197,8 +205,7 @@ class DebugLease(Lease):
         """Pin as `Lease` does, and leave the line in the account."""
         if self._ref is not None:
             raise AlreadyHeld("this lease is entered already; ask the engine for another one")
-        use = ("lease", self._world.now(), self._request_id, self._where)
-        self._account, self._ref = self._world.router.pin(use, self._model, self._version, self._key)
+        self._pin(self._where)
         return self
 
     @property

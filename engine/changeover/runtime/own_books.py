@@ -5,7 +5,6 @@ It owns a lock for what comes and goes; acquire and release never take it. It sp
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -29,7 +28,6 @@ class OwnBooks(Books):
         self._retired: set[VersionKey] = set()
         self._now = now
         self._record = record
-        self._lock = threading.RLock()
 
     def pin(self, use: Use, model: str, version: str) -> tuple[Account, RefId]:
         """Acquire, from a new account where there is none; raises `VersionNotLoaded` for a version that was retired."""
@@ -42,41 +40,50 @@ class OwnBooks(Books):
                 account = make_account(key, self._now, record=self._record)
                 self.enter(key, account)
                 self.open[key] = account
-        ref = account.acquire(use)
-        if ref is None:
-            raise _retired(key)
+            ref = account.acquire(use)  # under the lock: `forget` may have it shut for a moment
+        assert ref is not None, "an account is listed as open until it is shut for good"
         return account, ref
+
+    def is_retired(self, key: tuple[str, str]) -> bool:
+        """Return whether the version cannot be acquired just now."""
+        return key in self._retired
 
     def retire(self, key: VersionKey) -> None:
         """Let nobody acquire the version any more; remember how long its last holders stay."""
         with self._lock:
             self._retired.add(key)
             account = self.open.pop(key, None)
+            if account is not None:
+                account.shut()
         if account is not None:
             began_s = self._now()
-            account.shut()
             account.watch(lambda: self.note_drain(key, self._now() - began_s))
 
     def forget(self, key: VersionKey, *, force: bool) -> bool:
         """Count the version no more; return whether somebody held it. Raises `ReferenceLeakError` without `force`."""
-        held = bool(self.holders(*key, self._now()))
-        if held and not force:
-            names = "; ".join(map(str, self.holders(*key, self._now())))
-            text = f"{key} is still held by {names}; wait for zero first, or use force=True"
-            raise ReferenceLeakError(text, model=key.model, version=key.version)
-        self.retire(key)
-        for account in self.of(*key):
-            account.watch(partial(self._strike, key, account))
         with self._lock:
+            account = self.open.get(key)
+            if account is not None:
+                account.shut()  # then looked: in the other order one that is taken meanwhile would be forgotten
+            holders = self.holders(*key, self._now())
+            if holders and not force:
+                if account is not None:
+                    account.reopen()
+                names = "; ".join(map(str, holders))
+                why = f"{key} is still held by {names}; wait for zero first, or use force=True"
+                raise ReferenceLeakError(why, model=key.model, version=key.version)
+            self.retire(key)
             self._retired.discard(key)
-        return held
+        for gone in self.of(*key):
+            gone.watch(partial(self._strike, key, gone))
+        return bool(holders)
 
     def _strike(self, key: VersionKey, account: Account) -> None:
         with self._lock:
-            if account in self.of(*key):
+            if account in self.of(*key) and not account.open:
                 self.strike(key, account)
 
 
 def _retired(key: VersionKey) -> VersionNotLoaded:
-    text = f"{key} was retired and takes no more references; forget it before it is used anew"
-    return VersionNotLoaded(text, model=key.model, version=key.version)
+    why = f"{key} was retired and takes no more references; forget it before it is used anew"
+    return VersionNotLoaded(why, model=key.model, version=key.version)

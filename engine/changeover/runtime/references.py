@@ -40,6 +40,8 @@ class ReferenceWorld:
     """The clock."""
     where: Callable[[], str | None] | None
     """Names the caller's line in debug mode; else None."""
+    is_leaving: Callable[[tuple[str, str]], bool]
+    """Tells of a version without accounts whether it cannot be taken."""
     waits: Waits = attrs.field(factory=Waits)
     """Who waits for zero."""
     refusal: Callable[[], ChangeoverError | None] = lambda: None
@@ -49,7 +51,8 @@ class ReferenceWorld:
 def alone(*, debug_references: bool, clock: Clock) -> ReferenceWorld:
     """Return the world of a tracker without an engine."""
     books = OwnBooks(clock.now, record=debug_references)
-    return ReferenceWorld(books, books.open, books.pin, clock.now, caller if debug_references else None)
+    where = caller if debug_references else None
+    return ReferenceWorld(books, books.open, books.pin, clock.now, where, books.is_retired)
 
 
 class ReferenceTracker:
@@ -83,8 +86,7 @@ class ReferenceTracker:
         try:
             account = self._open.get((model, version))
         except TypeError:  # it cannot be hashed, so it is no text
-            text("model", model)
-            text("version", version)
+            _named(model, version)
             raise
         if account is None or account.acquire(use) is None:
             self._world.pin(use, model, version)
@@ -93,7 +95,7 @@ class ReferenceTracker:
         """Give it back, on any thread; raises `ReferenceNotHeld`, counts and changes nothing where it is not held."""
         if request_id.__class__ is not str or not request_id:
             text("request_id", request_id)
-        accounts = self._accounts.get((model, version), ())
+        accounts = self._of(model, version)
         for account in accounts:
             if request_id in account.held:
                 account.release(request_id)
@@ -107,7 +109,7 @@ class ReferenceTracker:
     def count(self, model: str, version: str) -> int:
         """Return how many references of any kind are held on the version."""
         held = 0
-        for account in self._accounts.get((model, version), ()):
+        for account in self._of(model, version):
             held += len(account.held)
         return held
 
@@ -121,7 +123,7 @@ class ReferenceTracker:
 
     def holders(self, model: str, version: str) -> tuple[Holder, ...]:
         """Return who holds the version, oldest first."""
-        return self._world.books.holders(model, version, self._now())
+        return self._world.books.holders(*_named(model, version), self._now())
 
     def audit(self, *, suspect_after_s: float | Mapping[str, float] | None = None) -> Audit:
         """Return every balance, who holds what, and who has held it for too long; any thread, at any time.
@@ -143,7 +145,7 @@ class ReferenceTracker:
         """
         if self._world.where is None:
             raise InvalidValue("reference messages are recorded with debug_references=True only")
-        return self._world.books.messages(model, version)
+        return self._world.books.messages(*_named(model, version))
 
     # --- waiting ---
 
@@ -154,8 +156,8 @@ class ReferenceTracker:
         holders, after `timeout_s`, `EngineClosed` or `EngineFailed` where the engine ends before, and `WrongLoop`.
         """
         seconds("timeout_s", timeout_s)
-        began_s, waits = self._now(), self._world.waits
-        wait = await waits.zero((model, version), self._world.books.of(model, version), timeout_s)
+        key, began_s = _named(model, version), self._now()
+        wait = await self._world.waits.zero(key, self._of(*key), timeout_s)
         return self._outcome(wait, began_s, timeout_s)
 
     def wait_for_zero_blocking(self, model: str, version: str, timeout_s: float) -> WaitOutcome:
@@ -164,8 +166,8 @@ class ReferenceTracker:
         Raises `DrainTimeout`, which names the holders, after `timeout_s`, `EngineClosed` and `EngineFailed`.
         """
         seconds("timeout_s", timeout_s)
-        began_s, waits = self._now(), self._world.waits
-        wait = waits.zero_blocking((model, version), self._world.books.of(model, version), timeout_s, self._now)
+        key, began_s = _named(model, version), self._now()
+        wait = self._world.waits.zero_blocking(key, self._of(*key), timeout_s, self._now)
         return self._outcome(wait, began_s, timeout_s)
 
     # --- without an engine ---
@@ -175,7 +177,7 @@ class ReferenceTracker:
 
         Raises `InvalidValue` on an engine's tracker, for which `engine.unload` does it.
         """
-        self._own().retire(VersionKey(model, version))
+        self._own().retire(_named(model, version))
 
     def forget(self, model: str, version: str, *, force: bool = False) -> None:
         """Count the version no more: it is unloaded. What is acquired from then on is counted anew.
@@ -183,7 +185,7 @@ class ReferenceTracker:
         Raises `ReferenceLeakError` where it is held; with `force` not, and who waits for zero hears that it is gone.
         Raises `InvalidValue` on an engine's tracker.
         """
-        key = VersionKey(model, version)
+        key = _named(model, version)
         if self._own().forget(key, force=force):
             self._world.waits.give_up(key)
 
@@ -192,6 +194,14 @@ class ReferenceTracker:
     def give_up(self) -> None:
         """Tell everybody who waits, now and later, that nobody keeps the count any more; for an engine's end."""
         self._world.waits.give_up()
+
+    def _of(self, model: str, version: str) -> tuple[Account, ...]:
+        """Return the accounts of a version; raises `InvalidValue` for names that are no text."""
+        try:
+            return self._accounts.get((model, version), ())
+        except TypeError:  # it cannot be hashed
+            _named(model, version)
+            raise
 
     def _own(self) -> OwnBooks:
         books = self._world.books
@@ -214,7 +224,13 @@ class ReferenceTracker:
                 f"{model}/{version} is still held after {timeout_s:g} s by {names}",
                 holders=holders, model=model, version=version,
             )  # fmt: skip
-        return WaitOutcome("zero" if wait.key in self._open else "drained", waited_s)
+        can_be_taken = wait.key in self._open or not (wait.accounts or self._world.is_leaving(wait.key))
+        return WaitOutcome("zero" if can_be_taken else "drained", waited_s)
+
+
+def _named(model: str, version: str) -> VersionKey:
+    """Return a key; raises `InvalidValue`."""
+    return VersionKey(text("model", model), text("version", version))
 
 
 class RequestTracker:
@@ -250,7 +266,7 @@ class RequestTracker:
 
     def __del__(self) -> None:
         """Give back what was forgotten, and say so."""
-        if self._is_held:
+        if getattr(self, "_is_held", False):  # it may not have come as far as that
             self.release()  # first, because the warning may be made an error
             text = f"the request {self._request_id!r} was dropped without being released; use `with`"
             warnings.warn(text, ResourceWarning, 2, self)

@@ -390,6 +390,8 @@ class Version(Actor[Message]):
                 message.fail(error)
             case Happened(loaded=LoadedModel() as loaded) if loaded.account.open:  # else the clean-up has retired it
                 self._world.host.retire(loaded, str(error))
+            case _:
+                pass  # a report about what is over
 
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
         self._world.bus.emit("version_restarting", self.key, error=str(why.crashed(self.key, error)), delay_s=delay_s)

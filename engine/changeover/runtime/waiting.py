@@ -12,6 +12,7 @@ from functools import partial
 import trio
 
 from changeover.core.ledger import Account
+from changeover.errors import WrongLoop
 from changeover.runtime.stay import OnTrio, World
 
 Key = tuple[str, str]
@@ -20,11 +21,12 @@ Key = tuple[str, str]
 class Wait:
     """One wait for the accounts of one version."""
 
-    __slots__ = ("in_time", "is_gone", "key", "ring")
+    __slots__ = ("accounts", "in_time", "is_gone", "key", "ring")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, accounts: Sequence[Account]) -> None:
         """Wait for nothing yet."""
         self.key = key
+        self.accounts = accounts
         self.is_gone = False
         """True where nobody will keep the count any more."""
         self.in_time = False
@@ -44,16 +46,16 @@ class Waits:
 
     async def zero(self, key: Key, accounts: Sequence[Account], timeout_s: float) -> Wait:
         """Return once each account was empty, time is up or all is over; cancelled, it leaves nothing behind."""
-        world, wait = self._here(), self._join(key)
+        world, wait = self._here(), self._join(key, accounts)
         try:
-            await world.within(timeout_s, partial(self._each, world, wait, accounts))
+            await world.within(timeout_s, partial(self._each, world, wait))
         finally:
             self._waiting.discard(wait)
         return wait
 
     def zero_blocking(self, key: Key, accounts: Sequence[Account], timeout_s: float, now: Callable[[], float]) -> Wait:
         """Do as `zero`, and block the thread."""
-        until_s, wait = now() + timeout_s, self._join(key)
+        until_s, wait = now() + timeout_s, self._join(key, accounts)
         try:
             wait.in_time = all(_empty(wait, account, until_s, now) for account in accounts)
         finally:
@@ -71,14 +73,14 @@ class Waits:
 
     # --- inside ---
 
-    def _join(self, key: Key) -> Wait:
-        wait = Wait(key)
+    def _join(self, key: Key, accounts: Sequence[Account]) -> Wait:
+        wait = Wait(key, accounts)
         self._waiting.add(wait)
         wait.is_gone = self._is_over
         return wait
 
-    async def _each(self, world: World, wait: Wait, accounts: Sequence[Account]) -> None:
-        for account in accounts:
+    async def _each(self, world: World, wait: Wait) -> None:
+        for account in wait.accounts:
             bell = world.bell()
             wait.ring = bell.ring_soon
             account.watch(bell.ring_soon)
@@ -93,8 +95,13 @@ class Waits:
         """Return the world that this is awaited in."""
         if trio.lowlevel.in_trio_task():
             return self._on_trio
-        from changeover.runtime.aio_stay import OnAsyncio  # noqa: PLC0415 - who has no such loop need not import it
+        from changeover.runtime.aio_stay import OnAsyncio, running_loop  # noqa: PLC0415 - most need no asyncio
 
+        try:
+            running_loop()
+        except WrongLoop:
+            text = "wait_for_zero is awaited on Trio or asyncio; a plain thread calls wait_for_zero_blocking"
+            raise WrongLoop(text) from None
         return OnAsyncio()
 
 

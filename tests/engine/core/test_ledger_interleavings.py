@@ -322,11 +322,17 @@ class CallsBeforeItTakesOut(Account):
 class ChecksThenClaims(Account):
     """Two threads may find the same request id free."""
 
-    def _named(self, use: Use, ref: str) -> str:
+    def acquire(self, use: Use) -> RefId | None:
+        ref = use[2]
+        assert ref is not None
         if ref in self.held:
             raise AlreadyHeld(ref)
+        self.held[ref] = use
         next(self._acquires)
-        return ref
+        if self.open:
+            return ref
+        self._drop(ref)
+        return None
 
 
 class CountsInTwoSteps(Account):

@@ -145,13 +145,14 @@ class Limit:
     revoked: bool = False
     """True once they were asked to let go."""
     _bounds_s: list[float] = attrs.field(factory=list[float])
-    """The deadlines of all orders: no grace of one outlasts another's."""
+    """When each order must be answered, its grace included: no grace of one outlasts another's bound."""
 
     def hurry(self, drain: Drain, deadline_s: float) -> bool:
         """Bring the deadline forward as an order wants it; False where that would put it off."""
-        if self.revoked and drain.then == "cancel":
-            deadline_s += drain.grace_s  # they are asked already; at its deadline it would only wait for them
-        self._bounds_s.append(deadline_s)
+        bound_s = deadline_s + (drain.grace_s if drain.then == "cancel" else 0.0)
+        self._bounds_s.append(bound_s)
+        if self.revoked:
+            deadline_s = bound_s  # they are asked already; at its deadline a "cancel" would only wait for them
         if self.deadline_s is not None and self.deadline_s <= deadline_s:
             return False
         self.drain = drain
@@ -168,14 +169,10 @@ class Limit:
         if self.drain.then == "rollback":
             return "give back"
         if self.drain.then == "cancel" and not self.revoked:
-            self._begin_grace(self.deadline_s, now)
+            self.revoked = True
+            self.deadline_s = min(self._bounds_s)
             return "revoke"
         return "quarantine"
-
-    def _begin_grace(self, passed_s: float, now: float) -> None:
-        self.revoked = True
-        later = (bound_s for bound_s in self._bounds_s if bound_s > passed_s)
-        self.deadline_s = min([now + self.drain.grace_s, *later])
 
 
 @attrs.define(eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -78,10 +79,19 @@ def draw(series: Series, caption: Caption, formats: Sequence[str]) -> dict[str, 
         return {name: _saved(_figure(series, caption), name) for name in formats}  # each laid out afresh, hence alike
 
 
+_NAME = re.compile(rb"(?<=[#\"])p[0-9a-f]{10}(?=[)\"])")
+
+
 def _saved(figure: Any, name: str) -> bytes:
     into = io.BytesIO()
     figure.savefig(into, format=name, dpi=DPI, facecolor=GROUND, metadata={"Date": None} if name == "svg" else {})
-    return into.getvalue()
+    return _numbered(into.getvalue()) if name == "svg" else into.getvalue()
+
+
+def _numbered(svg: bytes) -> bytes:
+    """Give numbers to what an SVG names: Matplotlib's names come from the last bits of a layout, which vary."""
+    names: dict[bytes, bytes] = {}
+    return _NAME.sub(lambda found: names.setdefault(found[0], b"p%d" % len(names)), svg)
 
 
 def _figure(series: Series, caption: Caption) -> Any:

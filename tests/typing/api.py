@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, assert_type
+from typing import Any, ClassVar, Literal, assert_type
 
 import trio
 
 import changeover
 import changeover_sim
 from changeover import (
+    Acquire,
     Audit,
     Balance,
     Batching,
@@ -25,8 +26,11 @@ from changeover import (
     Guard,
     Holder,
     Lease,
+    ReferenceStatistics,
     ReferenceTracker,
+    Release,
     Reply,
+    RequestTracker,
     Sample,
     ShadowReport,
     Shift,
@@ -40,6 +44,8 @@ from changeover import (
     VersionLoadInfo,
     VersionSpec,
     VersionState,
+    VersionStatistics,
+    WaitOutcome,
 )
 from changeover.errors import (
     ChangeoverError,
@@ -102,6 +108,7 @@ async def versions(engine: Engine) -> None:
     await engine.warm_up("digits", "1", {"x": object()})
     await engine.unload("digits", "1")
     await engine.unload("digits", "1", drain=Drain(deadline_s=5.0, then="quarantine"), force=True)
+    await engine.unload("digits", "1", drain=Drain(stream_deadline_s=60.0))
     assert_type(engine.is_loaded("digits", "1"), bool)
     assert_type(engine.is_active("digits", "1"), bool)
     assert_type(engine.loaded_versions("digits"), tuple[str, ...])
@@ -248,14 +255,59 @@ async def references(engine: Engine) -> None:
     assert_type(tracker.count("digits", "1"), int)
     assert_type(tracker.has_references("digits", "1"), bool)
     assert_type(tracker.counts(), dict[tuple[str, str], int])
-    await tracker.wait_for_zero("digits", "1", timeout_s=1.0)
-    await engine.wait_for_drain("digits", "1", timeout_s=1.0)
+    assert_type(await tracker.wait_for_zero("digits", "1", timeout_s=1.0), WaitOutcome)
+    assert_type(await engine.wait_for_drain("digits", "1", timeout_s=1.0), WaitOutcome)
     for holder in engine.who_holds("digits", "1"):
         assert_type(holder, Holder)
         assert_type(holder.kind, str)
         assert_type(holder.holder, str)
         assert_type(holder.age_s, float)
         assert_type(holder.where, str | None)
+        assert_type(holder.thread, str | None)
+
+
+def tracker_alone() -> None:
+    tracker = ReferenceTracker()
+    debugged = ReferenceTracker(debug_references=True)
+    with RequestTracker(tracker, "digits", "1", "r-1") as request:
+        assert_type(request, RequestTracker)
+    assert_type(request.release(), None)
+    outcome = tracker.wait_for_zero_blocking("digits", "1", timeout_s=1.0)
+    assert_type(outcome, WaitOutcome)
+    assert_type(outcome.waited_s, float)
+    assert_type(outcome.holders, tuple[Holder, ...])
+    result: Literal["zero", "drained", "gone"] = outcome.result
+    del result
+    tracker.retire("digits", "1")
+    tracker.forget("digits", "1")
+    tracker.forget("digits", "1", force=True)
+    assert_type(tracker.holders("digits", "1"), tuple[Holder, ...])
+    assert_type(tracker.audit(), Audit)
+    tracker.audit(suspect_after_s=5.0)
+    tracker.audit(suspect_after_s={"lease": 5.0, "stream": 60})
+    for message in debugged.messages("digits", "1"):
+        assert_type(message, Acquire | Release)
+        assert_type(message.at_s, float)
+        assert_type(message.thread, str | None)
+        assert_type(message.ref, int | str)
+        if isinstance(message, Release):
+            assert_type(message.was_held, bool)
+        else:
+            assert_type(message.kind, str)
+            assert_type(message.where, str | None)
+
+
+def figures(engine: Engine, tracker: ReferenceTracker) -> None:
+    assert_type(tracker.statistics(), dict[VersionKey, ReferenceStatistics])
+    version = engine.statistics().versions[VersionKey("digits", "1")]
+    assert_type(version, VersionStatistics)
+    assert_type(version.usage, ReferenceStatistics)
+    assert_type(version.usage.current, int)
+    assert_type(version.usage.peak, int)
+    assert_type(version.usage.average, float)
+    assert_type(version.usage.acquired, int)
+    assert_type(version.usage.over_releases, int)
+    assert_type(version.usage.drains_s, tuple[float, ...])
 
 
 def auditing(engine: Engine) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from changeover.core.messages import Acquire, Message, RefId, Release, name_of
@@ -213,7 +214,7 @@ class Account:
 class RecordingAccount(Account):
     """An account that also keeps its last messages, for debug mode and for audits that replay them."""
 
-    __slots__ = ("_lock", "_tell", "_threads", "log")
+    __slots__ = ("_lock", "_postponed", "_tell", "_threads", "log")
 
     def __init__(
         self,
@@ -231,11 +232,13 @@ class RecordingAccount(Account):
         self._threads: dict[RefId, str] = {}
         # A lock is affordable here, and without one the log could name a release before its acquire.
         self._lock = threading.RLock()
+        self._postponed: dict[int, bool] = {}
+        """By thread that holds the lock: whether it has watchers to call. They may do anything, and are called later."""
 
     def acquire(self, use: Use) -> RefId | None:
         """Do as `Account.acquire`, and write it down."""
         thread = threading.current_thread().name
-        with self._lock:
+        with self._watchers_later(), self._lock:
             ref = super().acquire(use)
             if ref is None:
                 return None
@@ -251,7 +254,7 @@ class RecordingAccount(Account):
         number = -1 if ref is None else ref  # no reference has that number either
         thread, was_held = threading.current_thread().name, False
         try:
-            with self._lock:
+            with self._watchers_later(), self._lock:
                 was_held = number in self.held
                 self.log.append(Release(number, self._now(), thread, was_held))
                 self._threads.pop(number, None)
@@ -259,6 +262,27 @@ class RecordingAccount(Account):
         finally:
             if self._tell is not None:
                 self._tell(Release(number, self._now(), thread, was_held))
+
+    @contextmanager
+    def _watchers_later(self) -> Generator[None, None, None]:
+        """Call watchers behind the block, and not inside it."""
+        me = threading.get_ident()
+        if me in self._postponed:  # the garbage collector came by, and gives back what somebody forgot
+            yield
+            return
+        self._postponed[me] = False
+        try:
+            yield
+        finally:
+            if self._postponed.pop(me):
+                super()._call_watchers()
+
+    def _call_watchers(self) -> None:
+        me = threading.get_ident()
+        if me in self._postponed:
+            self._postponed[me] = True
+        else:
+            super()._call_watchers()
 
     def _threads_of(self) -> Mapping[RefId, str]:
         """Return the thread that runs each use, or else the one that took it."""

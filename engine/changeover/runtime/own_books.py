@@ -26,6 +26,8 @@ class OwnBooks(Books):
         self.open: dict[tuple[str, str], Account] = {}
         """The accounts that can be acquired from."""
         self._retired: set[VersionKey] = set()
+        self._leaving: set[Account] = set()
+        """Forgotten by force, and still held."""
         self._now = now
         self._record = record
 
@@ -74,14 +76,16 @@ class OwnBooks(Books):
                 raise ReferenceLeakError(why, model=key.model, version=key.version)
             self.retire(key)
             self._retired.discard(key)
-        for gone in self.of(*key):
+            leaving = [gone for gone in self.of(*key) if gone not in self._leaving]
+            self._leaving.update(leaving)
+        for gone in leaving:
             gone.watch(partial(self._strike, key, gone))
         return bool(holders)
 
     def _strike(self, key: VersionKey, account: Account) -> None:
         with self._lock:
-            if account in self.of(*key) and not account.open:
-                self.strike(key, account)
+            self._leaving.discard(account)
+            self.strike(key, account)
 
 
 def _retired(key: VersionKey) -> VersionNotLoaded:

@@ -178,8 +178,8 @@ class Version(Actor[Message]):
         if self._draining is None:
             order.fail(why.not_loaded(self.key, self.state))
             return
-        if self.state is VersionState.QUARANTINED:
-            if order.drain.then == "cancel" and self.loaded is not None:
+        if self.state is VersionState.QUARANTINED and self.loaded is not None and self.loaded.account.held:
+            if order.drain.then == "cancel":
                 self._world.host.revoke(self.loaded)
             order.outcome.settle(self._draining.outcome("quarantined", self.loaded, self._ports.clock.now()))
             order.closed.fail(why.still_held(self.key))

@@ -5,6 +5,7 @@ Owns what pytest keeps for the session in its own temporary folder; spawns nothi
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 """With which tests run pytest inside pytest."""
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is there before the first test: it is much, and none of it garbage.
+
+    Hundreds of tests look for garbage, each through all that is not frozen.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,15 @@ An `OnnxModel` owns one inference session (and, above one `intra_op_threads`, th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
 from changeover.errors import LoaderNotInstalled
 from changeover.plugin import API_VERSION, BATCH, Model, Signature, Source, TensorSpec
+from changeover_plugins.options import COUNT, Needed, is_count, is_names, read_options, version_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,40 +115,17 @@ class OnnxLoader:
         FileNotFoundError and IsADirectoryError; LoaderNotInstalled without ONNX Runtime.
         """
         path = source.file()
-        options = _read_options(source)
+        options = read_options(source, "onnx", _NEEDED, _Options)
         runtime = _import_runtime(source)
         _check_providers(runtime, options, source)
         session = _open(runtime, path, options, source)
         return OnnxModel(session, _read_signature(session, path), path.stat().st_size)
 
 
-def _read_options(source: Source) -> _Options:
-    """Return the checked options; raises ValueError naming the option and what is allowed."""
-    for name, value in source.options.items():
-        if name not in _NEEDED:
-            raise ValueError(f"{_name(source)} has an unknown option {name!r}; the onnx loader knows {_KNOWN}")
-        fits, needed = _NEEDED[name]
-        if not fits(value):
-            raise ValueError(f"option {name!r} of {_name(source)} is {value!r}; it must be {needed}")
-    return _Options(**source.options)
-
-
-def _is_names(value: object) -> bool:
-    """Return whether the value is a list of one or more strings."""
-    names = cast("list[object]", value) if isinstance(value, list) else []
-    return len(names) > 0 and all(isinstance(name, str) for name in names)
-
-
-def _is_count(value: object) -> bool:
-    """Return whether the value is a whole number from 1 up; True, which Python counts as 1, is not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_NEEDED: dict[str, tuple[Callable[[object], bool], str]] = {
-    "providers": (_is_names, "a list of provider names"),
-    "intra_op_threads": (_is_count, "a whole number from 1 up"),
+_NEEDED: Needed = {
+    "providers": (lambda value: is_names(value) and len(value) > 0, "a list of provider names"),
+    "intra_op_threads": (is_count, COUNT),
 }
-_KNOWN = " and ".join(map(repr, _NEEDED))
 
 
 def _import_runtime(source: Source) -> Any:
@@ -168,7 +146,7 @@ def _check_providers(runtime: Any, options: _Options, source: Source) -> None:
     for provider in options.providers:
         if provider not in available:
             raise ValueError(
-                f"{_name(source)} asks for the provider {provider!r}; this build has {', '.join(available)}"
+                f"{version_name(source)} asks for the provider {provider!r}; this build has {', '.join(available)}"
             )
 
 
@@ -185,10 +163,12 @@ def _open(runtime: Any, path: Path, options: _Options, source: Source) -> _Sessi
             str(path), settings, providers=list(options.providers), enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's errors have only this base in common
-        raise ValueError(f"{_explain(path, error)} (source of {_name(source)})") from error
+        raise ValueError(f"{_explain(path, error)} (source of {version_name(source)})") from error
     missing = set(options.providers) - set(session.get_providers())
     if missing:
-        raise ValueError(f"{_name(source)}: the provider {missing.pop()!r} did not start; is its driver installed?")
+        raise ValueError(
+            f"{version_name(source)}: the provider {missing.pop()!r} did not start; is its driver installed?"
+        )
     return session
 
 
@@ -227,8 +207,3 @@ def _read_spec(node: _Node, path: Path, *, batched: bool) -> TensorSpec:
         raise ValueError(f"{path}: {node.name!r} is a {node.type}, which NumPy lacks; export it as float32")
     shape = (BATCH, *node.shape[1:]) if batched else tuple(node.shape)
     return TensorSpec(name=node.name, dtype=_DTYPES[node.type], shape=shape)
-
-
-def _name(source: Source) -> str:
-    """Return the version as messages name it."""
-    return f"{source.model}/{source.version}"

@@ -10,13 +10,14 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar
 from zipfile import ZipFile
 
 import attrs
 
 from changeover.errors import LoaderNotInstalled
 from changeover.plugin import API_VERSION, Model, Source
+from changeover_plugins.options import COUNT, Needed, is_count, is_names, read_options, version_name
 from changeover_plugins.sklearn_model import Asker, SklearnModel, check_estimator, read_signature
 
 _OWN = ("sklearn", "scipy.sparse")
@@ -67,7 +68,7 @@ class SklearnLoader:
         option; FileNotFoundError and IsADirectoryError; LoaderNotInstalled without skops, scikit-learn or pandas.
         """
         path = source.file()
-        options = _read_options(source)
+        options = read_options(source, "sklearn", _NEEDED, _Options)
         _refuse_pickle(path, source)
         packages = _import_packages(source)
         foreign = [name for name in options.trusted if not _is_own(name)]
@@ -92,35 +93,17 @@ class SklearnLoader:
 # --- before anything is read ----------------------------------------------------------------------------------------
 
 
-def _read_options(source: Source) -> _Options:
-    """Return the checked options; raises ValueError naming the option and what is allowed."""
-    for name, value in source.options.items():
-        if name not in _NEEDED:
-            raise ValueError(f"{_name(source)} has an unknown option {name!r}; the sklearn loader knows {_KNOWN}")
-        fits, needed = _NEEDED[name]
-        if not fits(value):
-            raise ValueError(f"option {name!r} of {_name(source)} is {value!r}; it must be {needed}")
-    return _Options(**source.options)
-
-
-def _is_names(value: object) -> bool:
+def _is_full_names(value: object) -> bool:
     """Return whether the value is a list of names with a dot in them."""
-    names = cast("list[object]", value) if isinstance(value, list) else [None]
-    return all(isinstance(name, str) and "." in name.strip(".") for name in names)
+    return is_names(value) and all("." in name.strip(".") for name in value)
 
 
-def _is_count(value: object) -> bool:
-    """Return whether the value is a whole number from 1 up; True, which Python counts as 1, is not."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_NEEDED: dict[str, tuple[Callable[[object], bool], str]] = {
-    "trusted": (_is_names, 'a list of full names, as in ["sklearn.tree._tree.Tree"]'),
+_NEEDED: Needed = {
+    "trusted": (_is_full_names, 'a list of full names, as in ["sklearn.tree._tree.Tree"]'),
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "probabilities": (lambda value: isinstance(value, bool), "true or false"),
-    "max_unpacked_bytes": (_is_count, "a whole number from 1 up"),
+    "max_unpacked_bytes": (is_count, COUNT),
 }
-_KNOWN = ", ".join(map(repr, _NEEDED))
 
 
 def _refuse_pickle(path: Path, source: Source) -> None:
@@ -145,7 +128,7 @@ def _import_packages(source: Source) -> dict[str, Any]:
 def _not_installed(what: str, error: ImportError, package: str, source: Source) -> LoaderNotInstalled:
     """Return the error that says what to install."""
     return LoaderNotInstalled(
-        f"{_name(source)}: the sklearn loader needs {what} ({error}); install with: pip install {package}",
+        f"{version_name(source)}: the sklearn loader needs {what} ({error}); install with: pip install {package}",
         model=source.model,
         version=source.version,
     )
@@ -174,8 +157,8 @@ def _is_below(module_name: str) -> bool:
 def _explain_foreign(foreign: Sequence[str], source: Source) -> str:
     """Return why names of other packages need more than an option."""
     return (
-        f"{_name(source)} is to trust {', '.join(foreign)}, and loading may run what is not scikit-learn's own with "
-        "arguments out of the file; register the version with allow_code=True if you trust whoever made it"
+        f"{version_name(source)} is to trust {', '.join(foreign)}, and loading may run what is not scikit-learn's own "
+        "with arguments out of the file; register the version with allow_code=True if you trust whoever made it"
     )
 
 
@@ -221,7 +204,7 @@ def _read(packages: Mapping[str, Any], file: BinaryIO, path: Path, options: _Opt
     raise ValueError(
         f"{path} holds types that skops does not trust: {', '.join(refused)}. It checks names, not what the file puts "
         "into such a type, which may crash the process; if you trust whoever made the file, register "
-        f'{_name(source)} with options={{"trusted": [{lines}]}}' + _also(refused)
+        f'{version_name(source)} with options={{"trusted": [{lines}]}}' + _also(refused)
     )
 
 
@@ -256,11 +239,6 @@ def _framing(estimator: Any, path: Path, source: Source) -> Callable[[Any], Any]
     return lambda array: frame(array, columns=columns)
 
 
-def _name(source: Source) -> str:
-    """Return the version as messages name it."""
-    return f"{source.model}/{source.version}"
-
-
 def _where(path: Path, source: Source) -> str:
     """Return the file as messages name it."""
-    return f"{path} (source of {_name(source)})"
+    return f"{path} (source of {version_name(source)})"

@@ -5,29 +5,22 @@ Real ONNX files behind a witness that counts every use after its close. It spawn
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import attrs
 import measure
 import trio
+from digits import MODEL, WAYS, Digits, Watch, trained
 from measure import Figure, Spread
-from models import WITNESS, Raising
+from models import Raising
 from traffic import CLIENTS, Traffic, under_traffic
 
-from changeover import Batching, Engine, Event, Shift, open_engine
+from changeover import Engine, Event, Shift, open_engine
 from changeover.errors import SwapRolledBack
-from changeover_plugins.demo.digits import write_repository
 
 RAISES = 100
 """The new version raises on its first so many requests."""
 BACK_MOST_S = 0.05
-WAYS: dict[str, dict[str, Any]] = {
-    "inline": {},
-    "worker, batching": {"execution": "worker", "batching": Batching(max_batch=CLIENTS)},
-}
 BAD = Shift.canary(stages=((0.05, 5.0), (0.5, 5.0)))
 """The plan for a version that raises: the default one."""
 GOOD = Shift.canary(stages=((0.05, 0.02), (0.5, 0.02)), confirm_s=0.02)
@@ -49,32 +42,23 @@ class Seen:
 def bench(quick: bool) -> list[Figure]:
     """Return the figures of canaries."""
     rounds, swaps = (3, 10) if quick else (20, 100)
-    with tempfile.TemporaryDirectory() as folder:
-        images = write_repository(Path(folder)).images
+    with trained() as digits:
         figures: list[Figure] = []
         for way in WAYS:
-            figures += trio.run(_bad, Path(folder), images, way, rounds)
-            figures += trio.run(_good, Path(folder), images, way, swaps)
+            figures += trio.run(_bad, digits, way, rounds)
+            figures += trio.run(_good, digits, way, swaps)
         return figures
 
 
-def _register(engine: Engine, folder: Path, version: str, way: str, function: str) -> None:
-    path = str(folder / "digits" / "12"[int(version) % 2] / "model.onnx")
-    engine.register(
-        "digits", version, f"models:{function}",
-        loader="callable", allow_code=True, options={"path": path}, **WAYS[way],
-    )  # fmt: skip
-
-
-async def _bad(folder: Path, images: Any, way: str, rounds: int) -> list[Figure]:
+async def _bad(digits: Digits, way: str, rounds: int) -> list[Figure]:
     """Try out one bad version after the other under traffic."""
     seen = Seen()
     async with open_engine(strict_references=True) as engine:
-        _register(engine, folder, "1", way, "witnessed")
-        await engine.load("digits", "1")
-        async with under_traffic(engine, "digits", images) as traffic:
+        digits.register(engine, "1", way)
+        await engine.load(MODEL, "1")
+        async with under_traffic(engine, MODEL, digits.images) as traffic:
             for number in range(rounds):
-                _register(engine, folder, str(number + 2), way, "raising")
+                digits.register(engine, str(number + 2), way, "raising")
                 await _roll_back(engine, traffic, str(number + 2), seen)
     for text in traffic.lost[:3]:
         measure.say(f"seen by a client: {text}")
@@ -100,7 +84,7 @@ async def _roll_back(engine: Engine, traffic: Traffic, version: str, seen: Seen)
     calls.clear()
     async with engine.events() as events:
         try:
-            await engine.swap("digits", version, plan=BAD)
+            await engine.swap(MODEL, version, plan=BAD)
         except SwapRolledBack as error:
             operation = error.operation
         else:
@@ -118,32 +102,23 @@ async def _roll_back(engine: Engine, traffic: Traffic, version: str, seen: Seen)
     seen.fell_back += engine.swap_status(operation.id).fallbacks
 
 
-async def _good(folder: Path, images: Any, way: str, swaps: int) -> list[Figure]:
+async def _good(digits: Digits, way: str, swaps: int) -> list[Figure]:
     """Swap to and fro by canaries under traffic."""
-    used_before, closed_before = WITNESS.used_after_close, WITNESS.closed
+    watch = Watch()
     async with open_engine(strict_references=True) as engine:
         for version in ("1", "2"):
-            _register(engine, folder, version, way, "witnessed")
-        await engine.load("digits", "1")
-        async with under_traffic(engine, "digits", images) as traffic:
+            digits.register(engine, version, way)
+        await engine.load(MODEL, "1")
+        async with under_traffic(engine, MODEL, digits.images) as traffic:
             began = perf_counter()
             for turn in range(swaps):
-                await engine.swap("digits", "21"[turn % 2], plan=GOOD)
+                await engine.swap(MODEL, "21"[turn % 2], plan=GOOD)
             took_s = perf_counter() - began
         audit = engine.audit()
-    assert WITNESS.closed - closed_before == swaps + 1, "every model that was loaded is closed, once"
-    used = WITNESS.used_after_close - used_before
-    for text in traffic.lost[:3]:
-        measure.say(f"lost: {text}")
     return [
-        Figure(
-            f"{swaps} canary swaps, {CLIENTS} clients, {way}: lost", "0", f"{len(traffic.lost)} of {traffic.sent:,}",
-            not traffic.lost and traffic.sent == traffic.answered,
-        ),
-        Figure("  used after close", "0", str(used), used == 0),
-        Figure("  references held, torn", "clean", "clean" if audit.clean else "NOT CLEAN", audit.clean),
+        *watch.figures(f"{swaps} canary swaps, {CLIENTS} clients, {way}", swaps + 1, traffic, audit),
         Figure("  one swap, of which 60 ms are held stages", "", f"{took_s / swaps * 1e3:.1f} ms"),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -5,22 +5,17 @@ Windows of equal length lie side by side: two at rest, then one around a swap. I
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import attrs
 import measure
 import trio
+from digits import MODEL, WAYS, Digits, Watch, trained
 from measure import Figure, Spread
-from models import WITNESS
 from traffic import CLIENTS, Traffic, under_traffic
 
-from changeover import Batching, Engine, open_engine
-from changeover_plugins.demo.digits import write_repository
+from changeover import Engine, open_engine
 
 P99_MOST = 1.1
 FIRST_ANSWER_MOST_S = 0.05
@@ -28,14 +23,6 @@ WINDOWS_S = (1.0, 0.5)
 """The lengths of the windows; the first is the one to go by: a shorter one makes more of the same swap."""
 BETWEEN_S = 0.05
 """The rest between two swaps that are not measured, so that traffic flows on both versions."""
-
-Settings = Mapping[str, Any]
-"""Fields of a version's spec."""
-
-WAYS: dict[str, Settings] = {
-    "inline": {},
-    "worker, batching": {"execution": "worker", "batching": Batching(max_batch=CLIENTS)},
-}
 
 
 @attrs.define
@@ -56,23 +43,18 @@ class Seen:
 def bench(quick: bool) -> list[Figure]:
     """Return the figures of the swap."""
     swaps, pairs = (10, 5) if quick else (100, 30)
-    with tempfile.TemporaryDirectory() as folder:
-        images = write_repository(Path(folder)).images
-        return [f for way in WAYS for f in trio.run(_bench, Path(folder), images, way, swaps, pairs)]
+    with trained() as digits:
+        return [f for way in WAYS for f in trio.run(_bench, digits, way, swaps, pairs)]
 
 
-async def _bench(folder: Path, images: Any, way: str, swaps: int, pairs: int) -> list[Figure]:
+async def _bench(digits: Digits, way: str, swaps: int, pairs: int) -> list[Figure]:
     """Swap to and fro, with windows around the first swaps and without them around the rest."""
-    seen, used_before, closed_before = Seen(), WITNESS.used_after_close, WITNESS.closed
+    seen, watch = Seen(), Watch()
     async with open_engine(strict_references=True) as engine:
         for version in ("1", "2"):
-            path = str(folder / "digits" / version / "model.onnx")
-            engine.register(
-                "digits", version, "models:witnessed",
-                loader="callable", allow_code=True, options={"path": path}, **WAYS[way],
-            )  # fmt: skip
-        await engine.load("digits", "1")
-        async with under_traffic(engine, "digits", images) as traffic:
+            digits.register(engine, version, way)
+        await engine.load(MODEL, "1")
+        async with under_traffic(engine, MODEL, digits.images) as traffic:
             await trio.sleep(WINDOWS_S[0])
             for turn in range(swaps):
                 to = "21"[turn % 2]
@@ -82,30 +64,20 @@ async def _bench(folder: Path, images: Any, way: str, swaps: int, pairs: int) ->
                     await trio.sleep(BETWEEN_S)
                     await _swap(engine, traffic, to, seen)
         audit = engine.audit()
-    assert WITNESS.closed - closed_before == swaps + 1, "every model that was loaded is closed, once"
-    used = WITNESS.used_after_close - used_before
-    for text in traffic.lost[:3]:
-        measure.say(f"lost: {text}")
-    at = f"{CLIENTS} clients, {way}"
     return [
-        Figure(
-            f"{swaps} swaps, {at}: lost", "0", f"{len(traffic.lost)} of {traffic.sent:,}",
-            not traffic.lost and traffic.sent == traffic.answered,
-        ),
-        Figure("  used after close", "0", str(used), used == 0),
-        Figure("  references held, torn", "clean", "clean" if audit.clean else "NOT CLEAN", audit.clean),
+        *watch.figures(f"{swaps} swaps, {CLIENTS} clients, {way}", swaps + 1, traffic, audit),
         *_latencies(seen),
         *_first_answers(seen),
-    ]  # fmt: skip
+    ]
 
 
 async def _swap(engine: Engine, traffic: Traffic, to: str, seen: Seen) -> None:
     """Swap once, and note when the new version answers first."""
     traffic.expect(to)
     began = perf_counter()
-    await engine.swap("digits", to)
+    await engine.swap(MODEL, to)
     first_at = await traffic.first_answer()
-    load_s = engine.load_info("digits", to).load_s or 0.0
+    load_s = engine.load_info(MODEL, to).load_s or 0.0
     seen.load_s.append(load_s)
     seen.first_beyond_load_s.append(first_at - began - load_s)
 

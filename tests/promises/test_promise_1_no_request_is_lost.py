@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
-from hypothesis import given, settings
 
 from changeover import Drain
 from changeover.errors import SwapFailed
+from tests.support.examples import examined
 from tests.support.models import BATCHED, Broken, first_column
 from tests.support.rig import Outcome as Call
 from tests.support.rig import Rig, open_rig, running
@@ -30,8 +30,7 @@ def never_ran(record: Record) -> list[str]:
     return wrong
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=False))
+@examined(40, plan=plans(faults=False))
 def test_every_request_is_answered_while_versions_come_and_go(plan: Plan) -> None:
     """Whatever is loaded, swapped, rolled back and unloaded at once: each client gets the answer to his question."""
     record = play(plan)
@@ -39,8 +38,7 @@ def test_every_request_is_answered_while_versions_come_and_go(plan: Plan) -> Non
     assert record.strangers == []
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True))
+@examined(40, plan=plans(faults=True))
 def test_every_request_has_one_outcome_when_things_fail(plan: Plan) -> None:
     """Through crashes, failing loads, full queues, cancellations and the end: one outcome each, and it is true."""
     record = play(plan)

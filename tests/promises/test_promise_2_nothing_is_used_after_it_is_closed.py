@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
 
 from changeover import Drain
 from changeover.errors import ChangeoverError, VersionCrashed
+from tests.support.examples import examined
 from tests.support.rig import Rig, open_rig, settle
 from tests.support.threads import Crowd, patient
 from tests.support.workload import Plan, plans, play
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True))
+@examined(40, plan=plans(faults=True))
 def test_no_model_is_closed_too_early_or_too_late(plan: Plan) -> None:
     """Whatever happens: no model is closed while held, used afterwards or closed twice; in the end all are closed."""
     record = play(plan)

@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 import trio
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changeover import SwapOperation, SwapState
 from changeover.errors import ChangeoverError
+from tests.support.examples import examined
 from tests.support.journals import use_journal
 from tests.support.rig import Outcome, Rig, open_rig, running
 from tests.support.witness import one_saga
@@ -41,15 +41,15 @@ def check(record: Record) -> None:
     assert record.statistics.swaps_open == 0
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True, models_most=3))
+@examined(40, plan=plans(faults=True, models_most=3))
 def test_every_swap_ends_and_none_meets_another(plan: Plan) -> None:
     """Through failures, rollbacks, cancelled callers and the end of the engine."""
     check(play(plan, one_saga))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True), refused=st.sets(st.integers(0, 40), max_size=12), slow=st.sets(st.integers(0, 40)))
+@examined(
+    40, plan=plans(faults=True), refused=st.sets(st.integers(0, 40), max_size=12), slow=st.sets(st.integers(0, 40))
+)
 def test_every_swap_ends_whatever_the_journal_does(plan: Plan, refused: set[int], slow: set[int]) -> None:
     """The journal refuses or delays any of its records, before the pivot and behind it, forward and back."""
 
@@ -62,8 +62,7 @@ def test_every_swap_ends_whatever_the_journal_does(plan: Plan, refused: set[int]
     check(play(plan, one_saga, prepare))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=False))
+@examined(40, plan=plans(faults=False))
 def test_swaps_leave_one_version_and_it_is_the_last_one(plan: Plan) -> None:
     """With nothing but swaps and rollbacks: each begins where the one before it ended, and nothing is left over."""
     only = tuple(order for order in plan.orders if order.kind in ("swap", "rollback", "warm"))
@@ -76,8 +75,7 @@ def test_swaps_leave_one_version_and_it_is_the_last_one(plan: Plan) -> None:
         assert record.loaded[model.name] == (ways[-1], (ways[-1],))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True), refused=st.sets(st.integers(0, 40), max_size=6))
+@examined(40, plan=plans(faults=True), refused=st.sets(st.integers(0, 40), max_size=6))
 def test_swaps_that_do_not_happen_leave_nothing_behind(plan: Plan, refused: set[int]) -> None:
     """Failed, cancelled, rolled back, refused by the journal at some step: in the end each model has one version."""
     only = tuple(order for order in plan.orders if order.kind in ("swap", "rollback", "warm"))

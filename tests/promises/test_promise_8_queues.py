@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changeover.errors import EngineClosed, Overloaded, VersionCrashed
 from changeover_sim import open_world
+from tests.support.examples import examined
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
 from tests.support.threads import patient
 from tests.support.witness import bounded
@@ -50,8 +50,7 @@ def unread(record: Record) -> list[str]:
     return [str(key) for key, version in record.engine._versions.items() if len(version._lane)]
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=crowded())
+@examined(40, plan=crowded())
 def test_a_crowded_queue_keeps_its_bound_and_its_order(plan: Plan) -> None:
     """After every step each queue is within its limit, and what was admitted first is run first."""
     record = play(plan, bounded)
@@ -60,8 +59,7 @@ def test_a_crowded_queue_keeps_its_bound_and_its_order(plan: Plan) -> None:
     assert all(most <= model.queue_limit for model in plan.models for most in record.witness.queued_most.values())
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(plan=plans(faults=True))
+@examined(40, plan=plans(faults=True))
 def test_no_message_ends_without_an_outcome(plan: Plan) -> None:
     """Every request and every order is answered, also when a version crashes or the engine ends under it."""
     record = play(plan)

@@ -233,7 +233,7 @@ class RecordingAccount(Account):
         # A lock is affordable here, and without one the log could name a release before its acquire.
         self._lock = threading.RLock()
         self._postponed: dict[int, bool] = {}
-        """By thread that holds the lock: whether it has watchers to call. They may do anything, and are called later."""
+        """By thread that holds the lock: whether it has watchers to call, which it does behind it."""
 
     def acquire(self, use: Use) -> RefId | None:
         """Do as `Account.acquire`, and write it down."""

@@ -7,6 +7,7 @@ its threads and ends them. It never lets two threads run at once, and the code i
 
 from __future__ import annotations
 
+import ctypes
 import dis
 import sys
 import threading
@@ -24,6 +25,8 @@ Pause = Callable[[], None]
 
 _STEPS_MAX = 20_000
 """A run that is longer does not end."""
+_PATIENCE_S = 60.0
+"""How long a run may take whose steps nobody counts."""
 
 # What only touches the frame it runs in, by the names of every version of Python since 3.11: to switch before it is
 # the same as to switch before what follows. Anything that is not listed counts as a look at, or a change of, the world;
@@ -43,6 +46,10 @@ class Violation(AssertionError):
         """Keep the schedule beside the story that a person reads."""
         super().__init__(message)
         self.schedule = schedule
+
+
+class NoEnd(RuntimeError):
+    """Ends a program that is not watched any more and does not end by itself."""
 
 
 @attrs.frozen
@@ -93,14 +100,18 @@ class _Run:
         self.segments.append(_Segment(self.step, thread, others, free))
         return thread
 
-    def alternatives(self, after: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield every (step, thread, whether it is free) behind step `after` where it could have gone on otherwise."""
+    def free(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield every (step, thread) behind step `after` where another thread could have gone on after an end."""
+        for segment in self.segments:
+            if segment.free and segment.step > after:
+                yield from ((segment.step, other) for other in segment.others)
+
+    def preemptive(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield every (step, thread) behind step `after` where another thread could have gone on all the same."""
         ends = [segment.step for segment in self.segments[1:]] + [self.step]
         for segment, end in zip(self.segments, ends, strict=True):
-            if segment.free and segment.step > after:
-                yield from ((segment.step, other, True) for other in segment.others)
             for step in range(max(segment.step, after) + 1, end):
-                yield from ((step, other, False) for other in segment.others)
+                yield from ((step, other) for other in segment.others)
 
 
 class Explorer:
@@ -111,6 +122,8 @@ class Explorer:
         self.runs = 0
         self._tracers = {code: self._tracer(code, every=every) for thing in traced for code in _codes(thing)}
         self._run = _Run(0, ())
+        self._is_last = False
+        self._looks_away = False
         self._programs: Sequence[Callable[[], object] | None] = [None] * threads
         # A bare lock is the quickest way to hand over: whoever may run finds his own unlocked.
         self._batons = [threading.Lock() for _ in range(threads)]
@@ -143,22 +156,29 @@ class Explorer:
             following: list[Schedule] = []
             while level:
                 schedule = level.pop()
-                self.replay(make, schedule)
-                for step, thread, free in self._run.alternatives(schedule[-1][0] if schedule else -1):
-                    if free:
-                        level.append((*schedule, (step, thread)))
-                    elif left:
-                        following.append((*schedule, (step, thread)))
+                self._try(make, schedule, is_last=not left)
+                after = schedule[-1][0] if schedule else -1
+                level += [(*schedule, choice) for choice in self._run.free(after)]
+                if left:
+                    following += [(*schedule, choice) for choice in self._run.preemptive(after)]
             level = following
         return self.runs - before
 
     def replay(self, make: Make, schedule: Schedule = ()) -> None:
         """Run one fresh case under one schedule; raises `Violation` where something is wrong after it."""
+        self._try(make, schedule, is_last=False)
+
+    def _try(self, make: Make, schedule: Schedule, *, is_last: bool) -> None:
+        """Do as `replay`; in the `is_last` round nobody asks where else a run that is decided could be preempted."""
         case = make(self.pause)
         self._programs = case.programs
         self._run = run = _Run(len(case.programs), schedule)
-        self._batons[run.choose(free=True)].release()
-        self._over.acquire()
+        self._is_last = is_last
+        first = run.choose(free=True)
+        self._looks_away = self._is_decided()
+        self._batons[first].release()
+        while not self._over.acquire(timeout=_PATIENCE_S):
+            self._break_off(run.segments[-1].thread)
         self.runs += 1
         assert run.stop == _STEPS_MAX, f"the programs do not do the same each time: {schedule}"
         wrong = [*run.errors, *case.check()]
@@ -173,19 +193,22 @@ class Explorer:
         if run.step == run.stop:
             self._switch("in the program")
 
+    def _is_decided(self) -> bool:
+        """Return whether nothing is left to choose but preemptions, and these are not allowed: steps need no number."""
+        return self._is_last and self._run.stop == _STEPS_MAX and len(self._run.live) <= 2
+
     def _work(self, me: int) -> None:
         """Be one thread: run program after program whenever it is this thread's turn."""
         sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for this when it is given a trace function
-        sys.settrace(self._on_call)
         while True:
             self._batons[me].acquire()
             program = self._programs[me]
             if program is None:
                 return
+            sys.settrace(None if self._looks_away else self._on_call)  # again: Python forgets one that raised
             try:
                 program()
             except BaseException as error:  # noqa: BLE001 - whatever leaves a program is reported
-                sys.settrace(self._on_call)  # Python forgets a trace function that raised
                 self._run.errors.append(f"thread {me} raised {type(error).__name__}: {error}")
             self._end(me)
 
@@ -194,7 +217,9 @@ class Explorer:
         run.step += 1
         run.live.remove(me)
         if run.live:
-            self._batons[run.choose(free=True)].release()
+            target = run.choose(free=True)
+            self._looks_away = self._is_decided()
+            self._batons[target].release()
         else:
             self._over.release()
 
@@ -206,8 +231,16 @@ class Explorer:
         me = run.segments[-1].thread
         target = run.choose(free=False)
         run.switches.append(f"step {run.step}: thread {me} stops {where}, thread {target} goes on")
+        self._looks_away = self._is_decided()
         self._batons[target].release()
         self._batons[me].acquire()
+        if self._looks_away:
+            sys.settrace(None)
+
+    def _break_off(self, thread: int) -> None:
+        """Raise an exception in the thread that runs."""
+        ident = self._threads[thread].ident
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident or 0), ctypes.py_object(NoEnd))
 
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
         """Be the trace function of a thread: look into the traced code only."""

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 
 from changeover.core.ledger import Account
+from tests.engine.core import interleave
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
 
@@ -126,6 +127,55 @@ def test_an_exception_and_a_loop_without_end_are_violations() -> None:
             explorer.replay(raising)
         with pytest.raises(Violation, match="thread 0 raised RuntimeError: no end"):
             explorer.replay(spinning)
+        with pytest.raises(Violation, match="1 in the till"):
+            explorer.explore(payments, preemptions=1)
+
+
+class Watchful(Explorer):
+    """Looks at every step of every run."""
+
+    def _is_decided(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("preemptions", [0, 1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_run_is_missed_where_nobody_looks_any_more(threads: int, preemptions: int) -> None:
+    """A search that counts steps only while there is something to choose runs the same schedules to the same ends."""
+
+    def searched(kind: type[Explorer]) -> Counter[str]:
+        seen: Counter[str] = Counter()
+
+        def make(pause: Pause) -> Case:
+            till, text = Till(), list[str]()
+
+            def pay(name: str) -> None:
+                till.pay()
+                text.append(f"{name} sees {till.count}")
+
+            return Case([partial(pay, "abc"[n]) for n in range(threads)], lambda: seen.update([", ".join(text)]) or ())
+
+        with kind(Till) as explorer:
+            assert explorer.explore(make, preemptions=preemptions) == seen.total()
+        return seen
+
+    seen = searched(Watchful)
+    assert searched(Explorer) == seen
+    assert seen.total() >= math.factorial(threads)
+
+
+def test_a_loop_without_end_is_a_violation_where_nobody_looks_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that waits for one that can only go on after it is broken off, and the explorer works on."""
+    monkeypatch.setattr(interleave, "_PATIENCE_S", 0.01)
+
+    def waiting(pause: Pause) -> Case:
+        till = Till()
+        return Case([till.spin, till.pay], tuple)
+
+    with Explorer(Till, threads=2) as explorer:
+        with pytest.raises(Violation, match="thread 0 raised NoEnd"):
+            explorer.explore(waiting, preemptions=0)
+        monkeypatch.undo()
         with pytest.raises(Violation, match="1 in the till"):
             explorer.explore(payments, preemptions=1)
 

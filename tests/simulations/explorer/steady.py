@@ -41,7 +41,7 @@ def surroundings() -> dict[str, Any]:
         "wakeup descriptor": wakeup,
         "random state": random.getstate(),
         "collector on": gc.isenabled(),
-        "collector": (gc.get_threshold(), gc.get_freeze_count(), list(gc.callbacks)),
+        "collector": (gc.get_threshold(), gc.get_freeze_count() > 0, list(gc.callbacks)),
         "time.sleep": time.sleep,
         "Thread.start": threading.Thread.start,
         "thread cache": _thread_cache.THREAD_CACHE,
@@ -55,6 +55,16 @@ def surroundings() -> dict[str, Any]:
         "recursion limit": sys.getrecursionlimit(),
         "switch interval": sys.getswitchinterval(),
     }
+
+
+@contextmanager
+def nothing_frozen() -> Generator[None, None, None]:
+    """Let the garbage collector look at everything in the block, which tests/conftest.py has it leave alone else."""
+    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from trio.lowlevel import checkpoint
 
 from changeover_sim import explore
 from tests.simulations.explorer import must_not
-from tests.simulations.explorer.steady import nothing_left
+from tests.simulations.explorer.must_fail import CASES, Case
+from tests.simulations.explorer.steady import nothing_frozen, nothing_left
 
 
 @pytest.fixture(autouse=True)
@@ -108,10 +109,20 @@ def test_the_collector_is_on_if_it_was_on(enabled: bool) -> None:
         (gc.enable if enabled else gc.disable)()
         explore(program, schedules=2)
         assert gc.isenabled() is enabled
-        assert gc.get_freeze_count() == 0
         assert not any(inside)
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_the_collector_looks_at_what_it_looked_at() -> None:
+    """However a program ends, behind it nothing is kept from the collector, unless the user does so himself."""
+    with nothing_frozen():
+        for case in (*CASES, *(Case(program, "") for program in must_not.EVERY.values())):
+            explore(case.program, **{"schedules": 2, **case.how})
+            assert gc.get_freeze_count() == 0, case
+        gc.freeze()
+        explore(must_not.lock, schedules=2)
+        assert gc.get_freeze_count() > 0
 
 
 def test_the_users_own_chance_goes_on_where_it_was() -> None:

@@ -24,6 +24,9 @@ from changeover_sim import World, cancel_anywhere, choose, explore
 from tests.support.models import BATCHED, Cast, first_column
 from tests.support.rig import Rig, open_rig, settle
 
+Search = Callable[..., None]
+"""What the fixture `search` is: `assert_explored`, but with `schedules` for the whole of a search."""
+
 
 def assert_explored(program: Callable[[], Awaitable[object]], *, exhausted: bool = False, **options: Any) -> None:
     """Fail with the schedule, where one fails; also where `exhausted` is promised and there are more schedules."""

@@ -10,8 +10,8 @@ from changeover import Drain
 from changeover.errors import ChangeoverError, NotReady
 from changeover_sim import PCT, RandomWalk, choose
 from tests.simulations.first_use.stage import (
+    Search,
     Stage,
-    assert_explored,
     assert_nothing_left,
     inputs,
     open_house,
@@ -32,10 +32,10 @@ async def a_swap_is_ordered_while_the_engine_closes() -> None:
     assert swap.end in {"EngineClosed", "SwapFailed", "SwapRolledBack", "returned"}
 
 
-def test_a_swap_that_has_not_begun_when_the_engine_closes_is_answered() -> None:
+def test_a_swap_that_has_not_begun_when_the_engine_closes_is_answered(search: Search) -> None:
     """Whoever ordered a swap is told its end, also where the engine is closed before the swap's first step."""
-    assert_explored(a_swap_is_ordered_while_the_engine_closes, policy=RandomWalk(), schedules=300)
-    assert_explored(a_swap_is_ordered_while_the_engine_closes, schedules=300, mode="trio-batch")
+    search(a_swap_is_ordered_while_the_engine_closes, policy=RandomWalk(), schedules=300)
+    search(a_swap_is_ordered_while_the_engine_closes, schedules=300, mode="trio-batch")
 
 
 async def the_end_of_an_engine_where_all_hangs() -> None:
@@ -58,9 +58,9 @@ async def the_end_of_an_engine_where_all_hangs() -> None:
             await trio.lowlevel.checkpoint()
 
 
-def test_an_engine_is_closed_in_time_whatever_hangs() -> None:
+def test_an_engine_is_closed_in_time_whatever_hangs(search: Search) -> None:
     """It takes twice `close_timeout_s` at most, everybody is answered then, and what comes back later is closed."""
-    assert_explored(the_end_of_an_engine_where_all_hangs, policy=RandomWalk(), schedules=300)
+    search(the_end_of_an_engine_where_all_hangs, policy=RandomWalk(), schedules=300)
 
 
 async def leases_outlive_the_engine() -> None:
@@ -81,10 +81,10 @@ async def leases_outlive_the_engine() -> None:
         await trio.lowlevel.checkpoint()
 
 
-def test_a_model_that_is_held_at_the_end_is_closed_by_its_last_holder() -> None:
+def test_a_model_that_is_held_at_the_end_is_closed_by_its_last_holder(search: Search) -> None:
     """Leases that end before, while and after the engine is closed: the model works for them, and is closed once."""
-    assert_explored(leases_outlive_the_engine, policy=RandomWalk(), schedules=300)
-    assert_explored(leases_outlive_the_engine, policy=PCT(depth=3), schedules=300)
+    search(leases_outlive_the_engine, policy=RandomWalk(), schedules=300)
+    search(leases_outlive_the_engine, policy=PCT(depth=3), schedules=300)
 
 
 async def models_that_nobody_holds() -> None:
@@ -106,6 +106,6 @@ async def models_that_nobody_holds() -> None:
     assert_nothing_left(stage)
 
 
-def test_an_engine_is_closed_when_its_models_are() -> None:
+def test_an_engine_is_closed_when_its_models_are(search: Search) -> None:
     """The block of an engine ends once every model that nobody holds is closed, and not before."""
-    assert_explored(models_that_nobody_holds, policy=RandomWalk(), schedules=300)
+    search(models_that_nobody_holds, policy=RandomWalk(), schedules=300)

@@ -14,7 +14,7 @@ from changeover import Batching
 from changeover.errors import LoadFailed
 from changeover.runtime.mailbox import ControlLane, Promise, RequestLane
 from changeover_sim import PCT, Exhaustive, RandomWalk, cancel_anywhere, choose
-from tests.simulations.first_use.stage import assert_explored
+from tests.simulations.first_use.stage import Search
 
 checkpoint = trio.lowlevel.checkpoint
 
@@ -68,10 +68,10 @@ async def three_wait_for_a_promise() -> None:
     assert len(promise._lot) == 0
 
 
-def test_a_promise_tells_everybody_the_same_once() -> None:
+def test_a_promise_tells_everybody_the_same_once(search: Search) -> None:
     """Whoever waits for a promise hears the first outcome, in an error object of his own; one who leaves hears none."""
-    assert_explored(three_wait_for_a_promise, policy=Exhaustive(delays=1), exhausted=True)
-    assert_explored(three_wait_for_a_promise, policy=RandomWalk(), schedules=1_000)
+    search(three_wait_for_a_promise, policy=Exhaustive(delays=1), exhausted=True)
+    search(three_wait_for_a_promise, policy=RandomWalk(), schedules=1_000)
 
 
 # --- the control lane -----------------------------------------------------------------------------------------------
@@ -110,10 +110,10 @@ async def messages_to_a_reader_that_is_replaced() -> None:
     assert (len(lane), len(lane._lot)) == (0, 0)
 
 
-def test_every_message_is_read_once_whoever_reads() -> None:
+def test_every_message_is_read_once_whoever_reads(search: Search) -> None:
     """A reader that is cancelled at any moment loses no message and reads none twice; each sender's order is kept."""
-    assert_explored(messages_to_a_reader_that_is_replaced, policy=Exhaustive(delays=1), exhausted=True)
-    assert_explored(messages_to_a_reader_that_is_replaced, policy=PCT(depth=3), schedules=500)
+    search(messages_to_a_reader_that_is_replaced, policy=Exhaustive(delays=1), exhausted=True)
+    search(messages_to_a_reader_that_is_replaced, policy=PCT(depth=3), schedules=500)
 
 
 # --- the request lane -----------------------------------------------------------------------------------------------
@@ -198,11 +198,11 @@ async def requests_until_the_lane_closes() -> None:
     desk.assert_answered()
 
 
-def test_every_request_gets_one_outcome_until_the_lane_closes() -> None:
+def test_every_request_gets_one_outcome_until_the_lane_closes(search: Search) -> None:
     """A request is refused, withdrawn, taken or handed back, exactly one of these, and both workers come to an end."""
     for timeouts in ("when-idle", "any-time"):
-        assert_explored(requests_until_the_lane_closes, schedules=500, timeouts=timeouts)
-    assert_explored(requests_until_the_lane_closes, policy=PCT(depth=3), schedules=500)
+        search(requests_until_the_lane_closes, schedules=500, timeouts=timeouts)
+    search(requests_until_the_lane_closes, policy=PCT(depth=3), schedules=500)
 
 
 async def requests_are_taken_without_a_close() -> None:
@@ -220,10 +220,10 @@ async def requests_are_taken_without_a_close() -> None:
     desk.assert_answered()
 
 
-def test_no_wake_up_is_lost_between_look_and_parking() -> None:
+def test_no_wake_up_is_lost_between_look_and_parking(search: Search) -> None:
     """What is offered is taken within its batching delay, though a worker looked just before and parked just after."""
-    assert_explored(requests_are_taken_without_a_close, policy=PCT(depth=3), schedules=500, steps_max=500)
-    assert_explored(requests_are_taken_without_a_close, policy=RandomWalk(), schedules=500, steps_max=500)
+    search(requests_are_taken_without_a_close, policy=PCT(depth=3), schedules=500, steps_max=500)
+    search(requests_are_taken_without_a_close, policy=RandomWalk(), schedules=500, steps_max=500)
 
 
 async def a_model_breaks_while_requests_wait() -> None:
@@ -245,6 +245,6 @@ async def a_model_breaks_while_requests_wait() -> None:
     desk.assert_answered()
 
 
-def test_a_halted_lane_gives_out_no_more() -> None:
+def test_a_halted_lane_gives_out_no_more(search: Search) -> None:
     """After a halt every worker ends without taking more, and what waits is handed back by the close."""
-    assert_explored(a_model_breaks_while_requests_wait, schedules=500)
+    search(a_model_breaks_while_requests_wait, schedules=500)

@@ -13,7 +13,7 @@ import trio
 from changeover import Drain, Shift, SwapOperation, SwapState, VersionState
 from changeover.errors import NotReady, SwapInProgress, SwapNotAllowed
 from changeover_sim import PCT, RandomWalk, choose
-from tests.simulations.first_use.stage import Call, Stage, assert_at_rest, assert_explored, open_stage
+from tests.simulations.first_use.stage import Call, Search, Stage, assert_at_rest, open_stage
 
 HALF = ((0.5, 0.5),)
 PLANS = (Shift.at_once(), Shift.at_once(confirm_s=0.5), Shift.canary(HALF, confirm_s=0.5))
@@ -138,11 +138,11 @@ def assert_the_newest_won(stage: Stage, orders: Orders, broken: str | None) -> N
     assert serving == stage.traffic()
 
 
-def test_the_newest_order_wins() -> None:
+def test_the_newest_order_wins(search: Search) -> None:
     """Whatever is refused, queued or superseded, before or behind a pivot: the newest order's version is active."""
-    assert_explored(orders_meet, policy=RandomWalk(), schedules=300)
-    assert_explored(orders_meet, policy=PCT(depth=3), schedules=200)
-    assert_explored(orders_meet, schedules=100, mode="trio-batch")
+    search(orders_meet, policy=RandomWalk(), schedules=300)
+    search(orders_meet, policy=PCT(depth=3), schedules=200)
+    search(orders_meet, schedules=100, mode="trio-batch")
 
 
 async def orders_meet_a_rollback() -> None:
@@ -198,7 +198,7 @@ def assert_taken_back(stage: Stage, orders: Orders, back: Call) -> None:
         assert serving == "2", (serving, first.state, back.end)
 
 
-def test_orders_against_a_rollback_and_the_end_of_the_engine() -> None:
+def test_orders_against_a_rollback_and_the_end_of_the_engine(search: Search) -> None:
     """A rollback beside newer orders does what it says or says that it cannot; at the end everybody is answered."""
-    assert_explored(orders_meet_a_rollback, policy=RandomWalk(), schedules=300)
-    assert_explored(orders_meet_a_rollback, policy=PCT(depth=3), schedules=200)
+    search(orders_meet_a_rollback, policy=RandomWalk(), schedules=300)
+    search(orders_meet_a_rollback, policy=PCT(depth=3), schedules=200)

@@ -7,7 +7,7 @@ import trio
 from changeover import Drain, Lease, SwapState
 from changeover.errors import ChangeoverError, LeaseRevoked, NotReady, SwapNotAllowed, VersionNotLoaded
 from changeover_sim import PCT, RandomWalk, cancel_anywhere, choose
-from tests.simulations.first_use.stage import Stage, assert_at_rest, assert_explored, inputs, open_stage
+from tests.simulations.first_use.stage import Search, Stage, assert_at_rest, inputs, open_stage
 
 
 async def leases_are_revoked_while_they_end() -> None:
@@ -49,10 +49,10 @@ async def leases_are_revoked_while_they_end() -> None:
         assert engine.references.count("m", "1") == 0
 
 
-def test_a_revocation_against_the_end_of_the_block() -> None:
+def test_a_revocation_against_the_end_of_the_block(search: Search) -> None:
     """Whatever the order of steps: the drain ends in time, and a block is left or revoked, never both."""
-    assert_explored(leases_are_revoked_while_they_end, policy=RandomWalk(), schedules=300)
-    assert_explored(leases_are_revoked_while_they_end, schedules=200, mode="trio-batch")
+    search(leases_are_revoked_while_they_end, policy=RandomWalk(), schedules=300)
+    search(leases_are_revoked_while_they_end, schedules=200, mode="trio-batch")
 
 
 async def a_revoked_version_is_wanted_again() -> None:
@@ -85,9 +85,9 @@ async def a_revoked_version_is_wanted_again() -> None:
         assert engine.references.count("m", "1") == 0
 
 
-def test_a_version_that_is_given_back_revokes_no_new_lease() -> None:
+def test_a_version_that_is_given_back_revokes_no_new_lease(search: Search) -> None:
     """Leases taken after a version was given back live on, whatever was revoked before."""
-    assert_explored(a_revoked_version_is_wanted_again, policy=RandomWalk(), schedules=300)
+    search(a_revoked_version_is_wanted_again, policy=RandomWalk(), schedules=300)
 
 
 class Own(Exception):
@@ -178,10 +178,10 @@ async def blocks_end_in_every_way() -> None:
                 assert block.end in {wanted, "cancelled"}, (block.how, block.end)
 
 
-def test_a_revocation_against_every_end_of_a_block() -> None:
+def test_a_revocation_against_every_end_of_a_block(search: Search) -> None:
     """A block ends by its own error, its own cancellation or the revocation, and leaves nothing pending."""
-    assert_explored(blocks_end_in_every_way, policy=RandomWalk(), schedules=300)
-    assert_explored(blocks_end_in_every_way, policy=PCT(depth=3), schedules=200)
+    search(blocks_end_in_every_way, policy=RandomWalk(), schedules=300)
+    search(blocks_end_in_every_way, policy=PCT(depth=3), schedules=200)
 
 
 async def a_drain_rolls_back() -> None:
@@ -237,7 +237,7 @@ async def a_drain_rolls_back() -> None:
         assert_at_rest(stage)
 
 
-def test_a_drain_that_rolls_back_against_release_and_newer_orders() -> None:
+def test_a_drain_that_rolls_back_against_release_and_newer_orders(search: Search) -> None:
     """A drain rolls its swap back where the old version is still held in time and nobody has moved on; else never."""
-    assert_explored(a_drain_rolls_back, policy=RandomWalk(), schedules=300)
-    assert_explored(a_drain_rolls_back, policy=PCT(depth=3), schedules=200)
+    search(a_drain_rolls_back, policy=RandomWalk(), schedules=300)
+    search(a_drain_rolls_back, policy=PCT(depth=3), schedules=200)

@@ -13,7 +13,7 @@ from changeover.runtime.actor import Actor
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.supervisor import ChildSpec, Restart, Supervisor
 from changeover_sim import PCT, Exhaustive, RandomWalk, cancel_anywhere, choose, open_world
-from tests.simulations.first_use.stage import assert_explored
+from tests.simulations.first_use.stage import Search, assert_explored
 from tests.support.models import Broken
 
 checkpoint = trio.lowlevel.checkpoint
@@ -108,10 +108,10 @@ async def children_until_the_stop() -> None:
             child.assert_over()
 
 
-def test_a_stop_ends_every_child_once_whatever_it_does() -> None:
+def test_a_stop_ends_every_child_once_whatever_it_does(search: Search) -> None:
     """A child ends once, also one that waits or has not begun; every crash is told; its runs never overlap."""
-    assert_explored(children_until_the_stop, policy=RandomWalk(), schedules=600)
-    assert_explored(children_until_the_stop, policy=PCT(depth=3), schedules=400, timeouts="any-time")
+    search(children_until_the_stop, policy=RandomWalk(), schedules=600)
+    search(children_until_the_stop, policy=PCT(depth=3), schedules=400, timeouts="any-time")
 
 
 async def a_stop_that_is_cancelled() -> None:
@@ -133,10 +133,10 @@ async def a_stop_that_is_cancelled() -> None:
             child.assert_over()
 
 
-def test_a_stop_that_was_cancelled_can_be_ordered_again() -> None:
+def test_a_stop_that_was_cancelled_can_be_ordered_again(search: Search) -> None:
     """A stop that is cancelled at any moment is finished by the next one, also by two at once."""
-    assert_explored(a_stop_that_is_cancelled, policy=Exhaustive(delays=0))
-    assert_explored(a_stop_that_is_cancelled, policy=RandomWalk(), schedules=400)
+    search(a_stop_that_is_cancelled, policy=Exhaustive(delays=0))
+    search(a_stop_that_is_cancelled, policy=RandomWalk(), schedules=400)
 
 
 async def a_child_starts_another() -> None:
@@ -249,7 +249,7 @@ async def orders_to_a_clerk() -> None:
     assert "clerk" not in supervisor
 
 
-def test_every_order_is_answered_once_also_behind_the_stop() -> None:
+def test_every_order_is_answered_once_also_behind_the_stop(search: Search) -> None:
     """An order that comes before, in the middle of or after a crash or the stop is done or refused, once."""
-    assert_explored(orders_to_a_clerk, policy=RandomWalk(), schedules=1_000)
-    assert_explored(orders_to_a_clerk, policy=PCT(depth=3), schedules=500)
+    search(orders_to_a_clerk, policy=RandomWalk(), schedules=1_000)
+    search(orders_to_a_clerk, policy=PCT(depth=3), schedules=500)

@@ -16,7 +16,7 @@ import trio
 from changeover import Drain, Guard, Reply, Shift, SwapState, VersionState
 from changeover.errors import ChangeoverError, NotReady, SwapNotAllowed
 from changeover_sim import PCT, RandomWalk, choose
-from tests.simulations.first_use.stage import Call, Stage, assert_at_rest, assert_explored, inputs, open_stage
+from tests.simulations.first_use.stage import Call, Search, Stage, assert_at_rest, inputs, open_stage
 from tests.support.models import Broken
 
 KINDS = ({"execution": "inline"}, {"execution": "worker"}, {"execution": "worker", "batched": True})
@@ -118,11 +118,11 @@ def assert_where_it_belongs(stage: Stage, state: SwapState, end: str, *, moved: 
         assert "1" not in works or stage.traffic() == "1", "the old version is left behind"
 
 
-def test_a_ramp_against_crashes() -> None:
+def test_a_ramp_against_crashes(search: Search) -> None:
     """Whatever crashes and whoever steers: the swap ends, and exactly one version that works has all of the traffic."""
-    assert_explored(a_ramp_meets_crashes, policy=RandomWalk(), schedules=300)
-    assert_explored(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=200)
-    assert_explored(a_ramp_meets_crashes, schedules=100, mode="trio-batch")
+    search(a_ramp_meets_crashes, policy=RandomWalk(), schedules=300)
+    search(a_ramp_meets_crashes, policy=PCT(depth=3), schedules=200)
+    search(a_ramp_meets_crashes, schedules=100, mode="trio-batch")
 
 
 async def a_version_breaks_as_it_is_to_leave() -> None:
@@ -151,9 +151,9 @@ async def a_version_breaks_as_it_is_to_leave() -> None:
         assert engine.loaded_versions("m") == (wanted,), "what was to leave was started again"
 
 
-def test_a_version_that_breaks_as_it_is_to_leave_is_not_started_again() -> None:
+def test_a_version_that_breaks_as_it_is_to_leave_is_not_started_again(search: Search) -> None:
     """A crash in the moment in which a drain is ordered ends the version, as the drain would have."""
-    assert_explored(a_version_breaks_as_it_is_to_leave, policy=RandomWalk(), schedules=300)
+    search(a_version_breaks_as_it_is_to_leave, policy=RandomWalk(), schedules=300)
 
 
 # --- fallback against drain, pivot, crash and rollback --------------------------------------------------------------
@@ -254,8 +254,8 @@ def assert_answered(stage: Stage, call: Call, number: float, pins: Pins, *, safe
         assert not safe or held == ("2", False), (call.end, held)
 
 
-def test_fallback_against_drain_pivot_crash_and_rollback() -> None:
+def test_fallback_against_drain_pivot_crash_and_rollback(search: Search) -> None:
     """A request that the new version fails on is answered once, by the old one, wherever the swap is meanwhile."""
-    assert_explored(a_new_version_fails, policy=RandomWalk(), schedules=300)
-    assert_explored(a_new_version_fails, policy=PCT(depth=3), schedules=200)
-    assert_explored(a_new_version_fails, schedules=100, mode="trio-batch")
+    search(a_new_version_fails, policy=RandomWalk(), schedules=300)
+    search(a_new_version_fails, policy=PCT(depth=3), schedules=200)
+    search(a_new_version_fails, schedules=100, mode="trio-batch")

@@ -15,7 +15,7 @@ import trio
 from changeover import Drain, DrainOutcome, VersionState
 from changeover.core import lifecycle
 from changeover_sim import PCT, Exhaustive, RandomWalk, choose
-from tests.simulations.first_use.stage import Stage, assert_at_rest, assert_explored, inputs, open_stage
+from tests.simulations.first_use.stage import Search, Stage, assert_at_rest, inputs, open_stage
 
 KINDS = ({"execution": "inline"}, {"execution": "worker"}, {"execution": "worker", "batched": True})
 
@@ -37,10 +37,10 @@ async def callers_join_one_load() -> None:
         assert len(stage.rig.cast.open()) == 1
 
 
-def test_a_load_goes_on_while_anybody_waits_for_it() -> None:
+def test_a_load_goes_on_while_anybody_waits_for_it(search: Search) -> None:
     """Two who wait for a load get it though a third, who may have begun it, goes away at any moment."""
-    assert_explored(callers_join_one_load, policy=Exhaustive(delays=1), schedules=300)
-    assert_explored(callers_join_one_load, policy=RandomWalk(), schedules=300)
+    search(callers_join_one_load, policy=Exhaustive(delays=1), schedules=300)
+    search(callers_join_one_load, policy=RandomWalk(), schedules=300)
 
 
 async def unloading(stage: Stage) -> None:
@@ -98,9 +98,11 @@ WHILE_CLOSING = [
 
 
 @pytest.mark.parametrize("program", WHILE_CLOSING)
-def test_a_load_that_waits_for_a_close_can_be_called_off_and_be_late(program: Callable[[], Awaitable[None]]) -> None:
+def test_a_load_that_waits_for_a_close_can_be_called_off_and_be_late(
+    search: Search, program: Callable[[], Awaitable[None]]
+) -> None:
     """Also in the very moment of the close: what was called off is not loaded, and what is late fails in time."""
-    assert_explored(program, policy=RandomWalk(), schedules=300)
+    search(program, policy=RandomWalk(), schedules=300)
 
 
 async def a_load_is_overdue_and_adopted() -> None:
@@ -123,10 +125,10 @@ async def a_load_is_overdue_and_adopted() -> None:
         )
 
 
-def test_an_overdue_load_is_closed_on_arrival_or_adopted() -> None:
+def test_an_overdue_load_is_closed_on_arrival_or_adopted(search: Search) -> None:
     """What a load brings in the moment in which it is given up is closed, or it belongs to the next order."""
     for timeouts in ("when-idle", "any-time"):
-        assert_explored(a_load_is_overdue_and_adopted, schedules=300, timeouts=timeouts)
+        search(a_load_is_overdue_and_adopted, schedules=300, timeouts=timeouts)
 
 
 # --- swaps ----------------------------------------------------------------------------------------------------------
@@ -171,11 +173,11 @@ async def requests_through_a_swap() -> None:
         assert stage.engine.is_active("m", "2")
 
 
-def test_no_request_is_lost_through_a_swap() -> None:
+def test_no_request_is_lost_through_a_swap(search: Search) -> None:
     """Every request is answered by one of the two versions, and by the new one only once the swap was reported."""
-    assert_explored(requests_through_a_swap, policy=RandomWalk(), schedules=300)
-    assert_explored(requests_through_a_swap, policy=PCT(depth=3), schedules=300)
-    assert_explored(requests_through_a_swap, schedules=200, mode="trio-batch")
+    search(requests_through_a_swap, policy=RandomWalk(), schedules=300)
+    search(requests_through_a_swap, policy=PCT(depth=3), schedules=300)
+    search(requests_through_a_swap, schedules=200, mode="trio-batch")
 
 
 async def operators_contradict_each_other() -> None:
@@ -214,10 +216,10 @@ async def operators_contradict_each_other() -> None:
         assert all(operation.state.value != "failed" or operation.error_message for operation in engine.swaps("m"))
 
 
-def test_the_traffic_is_where_the_last_completed_swap_put_it() -> None:
+def test_the_traffic_is_where_the_last_completed_swap_put_it(search: Search) -> None:
     """Whatever is ordered at once, the last completed swap's version has the traffic, and the rest is tidy."""
-    assert_explored(operators_contradict_each_other, policy=RandomWalk(), schedules=500)
-    assert_explored(operators_contradict_each_other, policy=PCT(depth=3), schedules=300)
+    search(operators_contradict_each_other, policy=RandomWalk(), schedules=500)
+    search(operators_contradict_each_other, policy=PCT(depth=3), schedules=300)
 
 
 # --- drains and crashes ---------------------------------------------------------------------------------------------
@@ -254,11 +256,11 @@ async def a_drain_meets_its_deadline() -> None:
             assert unload.value.result != "quarantined" or unload.value.holders, "in quarantine for nobody"
 
 
-def test_a_drain_ends_once_by_zero_deadline_or_a_new_order() -> None:
+def test_a_drain_ends_once_by_zero_deadline_or_a_new_order(search: Search) -> None:
     """The last holder leaves, time is up and a load is ordered in one moment: the drain has one outcome, a true one."""
-    assert_explored(a_drain_meets_its_deadline, policy=RandomWalk(), schedules=400)
-    assert_explored(a_drain_meets_its_deadline, policy=PCT(depth=3), schedules=300)
-    assert_explored(a_drain_meets_its_deadline, schedules=300, mode="trio-batch")
+    search(a_drain_meets_its_deadline, policy=RandomWalk(), schedules=400)
+    search(a_drain_meets_its_deadline, policy=PCT(depth=3), schedules=300)
+    search(a_drain_meets_its_deadline, schedules=300, mode="trio-batch")
 
 
 async def a_model_breaks() -> None:
@@ -286,10 +288,10 @@ async def a_model_breaks() -> None:
             assert stage.state("1") is VersionState.READY, "it was not started again"
 
 
-def test_a_broken_model_is_replaced_and_every_request_answered() -> None:
+def test_a_broken_model_is_replaced_and_every_request_answered(search: Search) -> None:
     """A model that breaks amid other work is closed once and started again if it is wanted; everybody has an answer."""
-    assert_explored(a_model_breaks, policy=RandomWalk(), schedules=400)
-    assert_explored(a_model_breaks, policy=PCT(depth=3), schedules=300)
+    search(a_model_breaks, policy=RandomWalk(), schedules=400)
+    search(a_model_breaks, policy=PCT(depth=3), schedules=300)
 
 
 async def requests_end_in_every_way() -> None:
@@ -322,7 +324,7 @@ async def requests_end_in_every_way() -> None:
         assert (times == 0) if ran == "no" else (times > 0 or ran != "yes"), (call.name, call.end, ran, times)
 
 
-def test_an_error_says_truly_whether_the_request_ran() -> None:
+def test_an_error_says_truly_whether_the_request_ran(search: Search) -> None:
     """Of a request that was refused, given up, withdrawn or broken, `ran` says "no" or "yes" only where that is so."""
-    assert_explored(requests_end_in_every_way, policy=RandomWalk(), schedules=500)
-    assert_explored(requests_end_in_every_way, policy=PCT(depth=3), schedules=300)
+    search(requests_end_in_every_way, policy=RandomWalk(), schedules=500)
+    search(requests_end_in_every_way, policy=PCT(depth=3), schedules=300)

@@ -1,0 +1,208 @@
+"""No state that requests, leases, a drain and an unload can reach together has anything wrong with it; all are visited.
+
+The model is drain_model.py, the search statespace.py: real `Router`, `Account` and life table, no bound on preemptions.
+What is looked at in each state, also in the middle of an acquire, is `World.faults`. Planted mistakes can make it fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from changeover.core.ledger import Account, RefId, Use
+from changeover.core.lifecycle import Action, Event
+from tests.engine.core.drain_model import (
+    RACES,
+    RACES_OF_THREE,
+    Program,
+    World,
+    leave_first,
+    leave_second,
+    walker,
+    world,
+)
+from tests.engine.core.interleave import Violation
+from tests.engine.core.statespace import Make, Walker
+
+LEAST = 300
+"""So many states have the smallest of the races at least, or the search has seen next to nothing."""
+
+
+@pytest.fixture(scope="module")
+def walks() -> Iterator[Walker]:
+    """Threads that walk through the real classes."""
+    with walker() as walks:
+        yield walks
+
+
+def look_everywhere(walks: Walker, make: Make, least: int, record: Callable[[str, object], None]) -> None:
+    """Visit every state; leave how many there were in the test's report."""
+    found = walks.walk(make)
+    for name in ("states", "transitions", "depth", "ends"):
+        record(name, getattr(found, name))
+    assert found.states > least, found
+    assert found.ends > 0, found
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_every_state_of_a_drain_is_sound(
+    walks: Walker, race: str, record_property: Callable[[str, object], None]
+) -> None:
+    """In no state is anything used that is closed, or closed twice, or lost in the books; and nobody waits for ever."""
+    look_everywhere(walks, RACES[race], LEAST, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("race", RACES_OF_THREE)
+def test_every_state_of_a_drain_of_what_two_use_is_sound(
+    walks: Walker, race: str, record_property: Callable[[str, object], None]
+) -> None:
+    """The same while two threads request, acquire and release."""
+    look_everywhere(walks, RACES_OF_THREE[race], 10 * LEAST, record_property)
+
+
+# --- planted mistakes -----------------------------------------------------------------------------------------------
+
+
+class LooksBeforeItAnnounces(Account):
+    """A drain between the look and the announcement sees nobody."""
+
+    def acquire(self, use: Use) -> RefId | None:
+        if not self.open:
+            return None
+        ref = next(self._acquires)
+        self.held[ref] = use
+        return ref
+
+
+class LooksBeforeItDeletes(Account):
+    """Of two last holders each sees the other."""
+
+    def release(self, ref: RefId | None) -> None:
+        last = len(self.held) == 1
+        del self.held[ref]  # type: ignore[arg-type]  # it is held
+        next(self._releases)
+        if last and self._watchers:
+            self._call_watchers()
+
+
+class LooksBeforeItWatches(Account):
+    """The last holder may leave between the look and the watching."""
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        if not self.held:
+            watcher()
+            return
+        self._watchers.append(watcher)
+
+
+class CallsBeforeItTakesOut(Account):
+    """Two threads may call the same watcher."""
+
+    def _call_watchers(self) -> None:
+        while self._watchers:
+            watcher = self._watchers[0]
+            watcher()
+            if self._watchers:
+                self._watchers.pop(0)
+
+
+class ForgetsTheGate(Account):
+    """A shut account goes on letting in."""
+
+    def shut(self) -> None:
+        """Do nothing."""
+
+
+class LeavesRefusedBehind(Account):
+    """A refused acquire stays in the account."""
+
+    def _drop(self, ref: RefId) -> None:
+        """Forget to take the announcement back."""
+
+
+class CountsLate(Account):
+    """Whoever is told of zero may find the books not balanced for good, because the release counts nothing."""
+
+    def release(self, ref: RefId | None) -> None:
+        del self.held[ref]  # type: ignore[arg-type]  # it is held
+        if self._watchers and not self.held:
+            self._call_watchers()
+
+
+def watch_then_shut(it: World) -> None:
+    """Drain, and begin to watch while the gate is open."""
+    it.advance(Event.DRAIN, Action.SHUT)
+    it.router.shut(it.old)
+    it.watch()
+    it.shut()
+    it.end_drain()
+
+
+def unload_at_once(it: World) -> None:
+    """Shut the account, leave the version routed, and close it without waiting."""
+    it.advance(Event.DRAIN, Action.SHUT)
+    it.shut()
+    it.close()
+
+
+def close_at_once(it: World) -> None:
+    """Drain, and close without waiting for zero."""
+    it.begin_drain()
+    it.close()
+
+
+def close_twice(it: World) -> None:
+    """Drain, and close once more because of a second news of zero."""
+    it.drain()
+    it.old.closed += 1
+    it.walker.pause()
+
+
+def end_twice(it: World) -> None:
+    """Drain, and take a second news of zero for one that counts."""
+    it.drain()
+    it.close()
+
+
+IN_THE_ACCOUNT: tuple[tuple[type[Account], tuple[Program, ...], int, str], ...] = (
+    (LooksBeforeItAnnounces, (World.acquire, World.drain), 0, "closed while .* used it|told of zero|was let in"),
+    (LooksBeforeItDeletes, (leave_first, leave_second, World.drain), 2, "wait for ever"),
+    (LooksBeforeItWatches, (leave_first, World.drain), 1, "wait for ever"),
+    (CallsBeforeItTakesOut, (leave_first, World.drain), 1, "told of zero once more than it was watched for"),
+    (ForgetsTheGate, (World.acquire, World.drain), 0, "open after it was shut"),
+    (LeavesRefusedBehind, (World.acquire, World.drain), 0, "was held, .* on the way"),
+    (CountsLate, (leave_first, World.drain), 1, "more than held"),
+)
+"""A mistake, the programs that run into it, how many references are held before, and what it leads to."""
+
+IN_THE_DRAIN: tuple[tuple[Program, str], ...] = (
+    (watch_then_shut, "told of zero while the gate was open"),
+    (unload_at_once, "routed to with its gate shut"),
+    (close_at_once, "closed while .* used it"),
+    (close_twice, "closed 2 times"),
+    (end_twice, "raised IllegalEvent: ZERO in state UNLOADED"),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "programs", "held", "wrong"), IN_THE_ACCOUNT, ids=[kind.__name__ for kind, *_ in IN_THE_ACCOUNT]
+)
+def test_a_mistake_in_the_account_is_found(
+    kind: type[Account], programs: tuple[Program, ...], held: int, wrong: str
+) -> None:
+    """A state is found in which this mistake shows, and the way there that is printed leads there again."""
+    make = world(*programs, held=held, account=kind)
+    with walker(kind) as walks:
+        with pytest.raises(Violation, match=wrong) as found:
+            walks.walk(make)
+        with pytest.raises(Violation, match=wrong):
+            walks.replay(make, found.value.schedule)
+
+
+@pytest.mark.parametrize(("drain", "wrong"), IN_THE_DRAIN, ids=[drain.__name__ for drain, _ in IN_THE_DRAIN])
+def test_a_mistake_in_the_drain_is_found(drain: Program, wrong: str) -> None:
+    """A state is found in which a drain that goes about it like this does harm."""
+    with walker(beside=[drain]) as walks, pytest.raises(Violation, match=wrong):
+        walks.walk(world(World.request, drain))

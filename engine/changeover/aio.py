@@ -234,7 +234,10 @@ class Chunks:
         return self
 
     async def __anext__(self) -> Reply:
-        """Return the next chunk; cancelled, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
+        """Return the next chunk; cancelled, the stream has ended.
+
+        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
+        """
         request = self._stream.pull(None)
         while request is not None:
             request.waiter = future = running_loop().create_future()

@@ -177,7 +177,10 @@ class DrainTimeout(TryAgain):
 
 
 class LeaseRevoked(TryAgain):
-    """A drain with `then="cancel"` was out of time and ended the block of this lease; its reference is given back."""
+    """A drain with `then="cancel"` was out of time and ended this lease or stream, or this request in its queue.
+
+    The reference is given back.
+    """
 
 
 class SwapInProgress(TryAgain):

@@ -256,7 +256,10 @@ class Chunks:
         return self
 
     def __next__(self) -> Reply:
-        """Return the next chunk; interrupted, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
+        """Return the next chunk; interrupted, the stream has ended.
+
+        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
+        """
         gate = threading.Lock()
         gate.acquire()
         request = self._stream.pull(gate)
@@ -267,7 +270,9 @@ class Chunks:
             except BaseException:
                 self._stream.leave(request)
                 raise
-            request = self._stream.take(request)
+            if request.reply is not None or request.error is not None or request.is_end:
+                request = self._stream.take(request)
+            # else the gate was opened, late, for the pull before this one
         if self._stream.chunk is None:
             raise StopIteration
         return self._stream.chunk

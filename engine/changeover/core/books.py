@@ -39,9 +39,20 @@ class _Past:
     """What is left of the closed accounts of one version."""
 
     balance: Balance = attrs.field(factory=lambda: Balance(0, 0, 0))
+    closing: list[Account] = attrs.field(factory=list[Account])
+    """Those of which a thread may still stand between two of its counts."""
     used: Used = attrs.field(factory=Used)
     messages: deque[Message] = attrs.field(factory=lambda: deque[Message](maxlen=MESSAGES_KEPT))
     drains_s: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=DRAINS_KEPT))
+
+    def sum(self) -> Balance:
+        """Return the balance of all of them, and let go of those that will not change any more."""
+        for account in self.closing.copy():
+            balance = account.balance()
+            if balance.conserved:
+                self.balance += balance
+                self.closing.remove(account)
+        return sum((account.balance() for account in self.closing), self.balance)
 
 
 class Books:
@@ -64,18 +75,20 @@ class Books:
         """Take out an account that nobody holds any more, and keep its sums."""
         with self._lock:
             past = self._of(key)
-            past.balance += account.balance()
+            past.closing.append(account)
             past.used += account.usage.read()
             past.messages.extend(account.messages())
             self._remove(key, account)
 
-    def clear(self) -> None:
-        """Forget every account, as if there had been none."""
+    def orphan(self) -> None:
+        """Let go of every account, and of a lock that another thread may hold: this is a copy in a forked process."""
+        self._lock = threading.RLock()
         self.accounts.clear()
 
     def note_drain(self, key: VersionKey, duration_s: float) -> None:
         """Remember how long a drain took."""
-        self._of(key).drains_s.append(duration_s)
+        with self._lock:
+            self._of(key).drains_s.append(duration_s)
 
     # --- any thread ---
 
@@ -83,10 +96,14 @@ class Books:
         """Return the accounts of a version, oldest first."""
         return self.accounts.get((model, version), ())
 
+    def settle(self) -> None:
+        """Strike out what waits for it; nothing, where accounts are struck out by whoever closes their models."""
+
     def balances(self) -> dict[VersionKey, Balance]:
         """Return the balance of every version that ever had an account."""
         with self._lock:
-            balances = {key: past.balance for key, past in self._past.items()}
+            self.settle()
+            balances = {key: past.sum() for key, past in self._past.items()}
             for key, accounts in self._listed():
                 for account in accounts:
                     balances[key] = balances.get(key, Balance(0, 0, 0)) + account.balance()
@@ -125,7 +142,7 @@ class Books:
                 used += account.usage.read()
         return ReferenceStatistics(
             current=balance.held,
-            peak=used.peak,
+            peak=max(used.peak, balance.held),  # of several incarnations at once
             average=used.average,
             acquired=balance.acquired,
             over_releases=balance.over_releases,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from changeover.core.messages import Acquire, Message, RefId, Release, name_of
 from changeover.core.snapshots import Balance, Holder
@@ -63,25 +63,25 @@ class Account:
         self._over = itertools.count()
         self._watchers: list[Callable[[], None]] = []
         self._revokers: dict[RefId, Callable[[], None]] = {}
-        self._revoked: Container[str] = ()
+        self._revoked: frozenset[str] = frozenset()
 
     def acquire(self, use: Use) -> RefId | None:
         """Write `use` in and return its reference; None, with nothing left behind, where the gate is shut.
 
         The reference is a fresh number, or the caller's own request id where `use` names one. Raises `AlreadyHeld`.
         """
-        name = use[2]
+        name, held = use[2], self.held
         ref: RefId
         if name is None:
             ref = number = next(self._acquires)
-            self.held[ref] = use  # announce ...
+            held[ref] = use  # announce ...
         else:
             ref = name
-            if self.held.setdefault(ref, use) is not use:
+            if held.setdefault(ref, use) is not use:
                 raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
             number = next(self._acquires)
         if self.open:  # ... then look: in the other order a drain could see zero in between
-            if len(self.held) > self._peak or not number & self._mask:
+            if len(held) > self._peak or not number & self._mask:
                 self._note(ref, number, use[1])
             return ref
         self._drop(ref)
@@ -92,15 +92,16 @@ class Account:
         try:
             del self.held[ref]  # type: ignore[arg-type]  # None is a key that no reference has
         except KeyError:
-            next(self._over)
-            raise ReferenceNotHeld(
-                f"reference {ref!r} is not held: it was released before, or never taken; release each exactly once"
-            ) from None
+            raise self._missed(ref) from None
         next(self._releases)
         if self._timed and ref in self._timed:
             self.usage.end(ref)
         if self._watchers and not self.held:
             self._call_watchers()
+
+    def miss(self, ref: RefId) -> NoReturn:
+        """Count a release of what its caller does not hold, whoever may; raises `ReferenceNotHeld`."""
+        raise self._missed(ref)
 
     def shut(self) -> None:
         """Refuse new references from now on; those that are held stay."""
@@ -108,7 +109,7 @@ class Account:
 
     def reopen(self) -> None:
         """Let references be taken again, and keep them."""
-        self._revoked = ()
+        self._revoked = frozenset()
         self.open = True
 
     def revocable(self, ref: RefId, revoke: Callable[[], None]) -> None:
@@ -122,9 +123,9 @@ class Account:
         """Forget how to revoke a reference, which is being given back."""
         self._revokers.pop(ref, None)
 
-    def revoke(self, kinds: Container[str]) -> None:
+    def revoke(self, kinds: frozenset[str]) -> None:
         """Ask holders of some kinds to let go, also those that can be asked only while the gate stays shut."""
-        self._revoked = kinds
+        self._revoked |= kinds
         for ref, revoke in self._revokers.copy().items():
             use = self.held.get(ref)
             if use is not None and use[0] in kinds:
@@ -181,6 +182,11 @@ class Account:
     def messages(self) -> tuple[Message, ...]:
         """Return the last messages, oldest first; an account that does not record has none."""
         return ()
+
+    def _missed(self, ref: RefId | None) -> ReferenceNotHeld:
+        next(self._over)
+        text = f"reference {ref!r} is not held: it was released before, or never taken; release each exactly once"
+        return ReferenceNotHeld(text)
 
     def _threads_of(self) -> Mapping[RefId, str]:
         return self.running()
@@ -246,7 +252,11 @@ class RecordingAccount(Account):
             message = _acquired(ref, use, thread)
             self.log.append(message)
         if self._tell is not None:
-            self._tell(message)  # outside of the lock: who knows what a handler of the log does
+            try:
+                self._tell(message)  # outside of the lock: who knows what a handler of the log does
+            except BaseException:
+                super().release(ref)  # nobody would know of it
+                raise
         return ref
 
     def release(self, ref: RefId | None) -> None:
@@ -262,6 +272,15 @@ class RecordingAccount(Account):
         finally:
             if self._tell is not None:
                 self._tell(Release(number, self._now(), thread, was_held))
+
+    def miss(self, ref: RefId) -> NoReturn:
+        """Do as `Account.miss`, and write it down."""
+        message = Release(ref, self._now(), threading.current_thread().name, was_held=False)
+        with self._lock:
+            self.log.append(message)
+        if self._tell is not None:
+            self._tell(message)
+        super().miss(ref)
 
     @contextmanager
     def _watchers_later(self) -> Generator[None, None, None]:

@@ -127,6 +127,9 @@ TABLE: Mapping[S, Mapping[Event, Transition]] = {
 RESTING = frozenset({S.REGISTERED, S.UNLOADED, S.EVICTED, S.FAILED})
 """States in which a version needs no actor."""
 
+COMING = frozenset({S.LOADING, S.WARMING, S.READY})
+"""States in which a version takes requests, or is about to."""
+
 LOADED = frozenset({S.READY, S.DRAINING, S.QUARANTINED})
 """States in which a version holds a warm model."""
 

@@ -43,7 +43,8 @@ class Holder:
     where: str | None
     """`file:line` that took it, with `debug_references=True`; else None."""
     thread: str | None = None
-    """The thread that runs it and cannot be interrupted; with `debug_references=True` else the one that took it."""
+    """The engine's thread that runs it and cannot be interrupted: a worker, a warm-up, a stream's. With
+    `debug_references=True` else the one that took it."""
 
     def __str__(self) -> str:
         """Return one readable clause."""
@@ -137,8 +138,8 @@ class WaitOutcome:
     """How a wait for zero references ended."""
 
     result: Literal["zero", "drained", "gone"]
-    """`zero`: nobody holds the version, and it can be taken again; `drained`: nobody holds it and nobody can take it,
-    because it was unloaded, or is about to be; `gone`: it was forgotten by force while `holders` held it."""
+    """`zero`: nobody holds the version, and it can be taken, or soon can; `drained`: nobody holds it, nor can take it,
+    because it is not loaded, or about to be unloaded; `gone`: it was forgotten by force while `holders` held it."""
     waited_s: float
     """How long that took, in seconds."""
     holders: tuple[Holder, ...] = ()

@@ -158,7 +158,8 @@ class Drain:
     grace_s: float = attrs.field(default=5.0, validator=is_seconds())
     """How long `cancel` waits for those whose blocks it ended, in seconds."""
     stream_deadline_s: float | None = attrs.field(default=None, validator=optional(is_seconds()))
-    """How long to wait for streams, in seconds, where that is not `deadline_s`; `then` decides for those as well."""
+    """How long to wait for streams, in seconds, where that is not `deadline_s`; `then` decides for those as well.
+    A drain that cancels ends in quarantine when all were asked to leave, each in its time."""
 
 
 @attrs.frozen

@@ -92,6 +92,7 @@ class EngineBase:
         self._sagas: dict[str, Saga] = {}
         where = caller if settings.debug_references else None
         blocks = OnTrio(ports.wake)
+        self._waits = Waits(blocks)
         self._references = ReferenceTracker(
             world=ReferenceWorld(
                 self._host.books,
@@ -99,8 +100,8 @@ class EngineBase:
                 self._router.pin,
                 ports.clock.now,
                 where,
-                is_leaving=lambda _key: True,
-                waits=Waits(blocks),
+                is_leaving=lambda wait: self._state(VersionKey(*wait.key)) not in lifecycle.COMING,
+                waits=self._waits,
                 refusal=lambda: self._router.refusal,
             )
         )

@@ -223,7 +223,10 @@ class Chunks:
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Reply:
-        """Return the next chunk; cancelled, the stream has ended. Raises `PredictFailed` and `VersionCrashed`."""
+        """Return the next chunk; cancelled, the stream has ended.
+
+        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
+        """
         await trio.lowlevel.checkpoint()
         stream = self._stream
         request = stream.pull(trio.lowlevel.current_task())

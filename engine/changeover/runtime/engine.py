@@ -81,7 +81,7 @@ class _Running(Engine):
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
-        self._references.give_up()
+        self._waits.give_up()
         self._host.replies.give_up()
         for home in tuple(self._host.homes):  # loops in other threads come and go meanwhile
             home.give_up_soon()

@@ -81,7 +81,7 @@ class Host:
         for loaded in self.living():
             loaded.account.orphan()
         self._living.clear()
-        self.books.clear()
+        self.books.orphan()
 
     async def quiet(self) -> None:
         """Return once every model that nobody holds is closed."""

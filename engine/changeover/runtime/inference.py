@@ -17,6 +17,7 @@ from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.errors import (
     ChangeoverError,
+    LeaseRevoked,
     Overloaded,
     PredictFailed,
     RequestTimeout,
@@ -226,13 +227,17 @@ class Inference(Asking):
 
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by answer, where the failure is the model's own; else raise."""
-        self._note(failed=True)
+        if not isinstance(error, LeaseRevoked):  # which says nothing of the model
+            self._note(failed=True)
         return self._ask(*self._fall_back(error))
 
 
 def falls_back(error: ChangeoverError) -> bool:
-    """Return whether another version may be asked: the model failed, and the request is not known to kill processes."""
-    return isinstance(error, PredictFailed | VersionCrashed) and error.ran != "unknown"
+    """Return whether another version may be asked: the model failed, and the request is not known to kill processes.
+
+    Or the request was revoked in the queue, by a drain that was out of time.
+    """
+    return isinstance(error, PredictFailed | VersionCrashed | LeaseRevoked) and error.ran != "unknown"
 
 
 def _not_admitted(loaded: LoadedModel) -> ChangeoverError:

@@ -201,6 +201,7 @@ class DebugLease(Lease):
         super().__init__(*what)
         self._where = caller()
 
+    @trio.lowlevel.enable_ki_protection
     def __enter__(self) -> Self:
         """Pin as `Lease` does, and leave the line in the account."""
         if self._ref is not None:

@@ -144,8 +144,12 @@ class Limit:
     """What the order with the earliest deadline says: it decides what happens then."""
     revoked: bool = False
     """True once they were asked to let go."""
+    is_spent: bool = False
+    """True once all was done to them that is done."""
     _bounds_s: list[float] = attrs.field(factory=list[float])
     """When each order must be answered, its grace included: no grace of one outlasts another's bound."""
+    _own_bound_s: float = 0.0
+    """That of the order that decides."""
 
     def hurry(self, drain: Drain, deadline_s: float) -> bool:
         """Bring the deadline forward as an order wants it; False where that would put it off."""
@@ -155,7 +159,7 @@ class Limit:
             deadline_s = bound_s  # they are asked already; at its deadline a "cancel" would only wait for them
         if self.deadline_s is not None and self.deadline_s <= deadline_s:
             return False
-        self.drain = drain
+        self.drain, self._own_bound_s = drain, bound_s
         self.deadline_s = deadline_s
         return True
 
@@ -170,9 +174,15 @@ class Limit:
             return "give back"
         if self.drain.then == "cancel" and not self.revoked:
             self.revoked = True
-            self.deadline_s = min(self._bounds_s)
+            self._bounds_s.remove(self._own_bound_s)
+            self.deadline_s = min([now + self.drain.grace_s, *self._bounds_s])  # from now: the loop may be late
             return "revoke"
+        self.is_spent, self.deadline_s = True, None
         return "quarantine"
+
+    def is_asking(self, held: Collection[str]) -> bool:
+        """Return whether holders of its kinds were asked to leave, or will be, and still have time."""
+        return self.deadline_s is not None and self.drain.then == "cancel" and not self.kinds.isdisjoint(held)
 
 
 @attrs.define(eq=False)
@@ -210,7 +220,10 @@ class Draining:
         return max(0.0, self._rings_s - now) if deadlines_s else None
 
     def expire(self, held: Collection[str], now: float) -> frozenset[str] | Literal["give back", "quarantine"]:
-        """Return what is left for the version to do: which kinds of holders it revokes now, or how the drain ends."""
+        """Return what is left for the version to do: which kinds of holders it revokes now, or how the drain ends.
+
+        It ends in quarantine when one limit is passed and the other has nobody whom it asks, or will ask, to leave.
+        """
         now = max(now, self._rings_s)  # the timer may be a rounding early
         revoked: frozenset[str] = frozenset()
         for limit in self.limits:
@@ -219,10 +232,11 @@ class Draining:
                 for order in self.orders:
                     order.rolled_back = True
                 return verdict
-            if verdict == "quarantine":
-                return verdict
             if verdict == "revoke":
                 revoked |= limit.kinds
+        is_out_of_time = any(limit.is_spent and not limit.kinds.isdisjoint(held) for limit in self.limits)
+        if is_out_of_time and not any(limit.is_asking(held) for limit in self.limits):
+            return "quarantine"
         return revoked
 
     def outcome(self, result: Result, loaded: LoadedModel | None, now: float) -> DrainOutcome:

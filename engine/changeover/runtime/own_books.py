@@ -6,7 +6,6 @@ It owns a lock for what comes and goes; acquire and release never take it. It sp
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from changeover.core.books import Books
 from changeover.core.checks import text
@@ -26,8 +25,8 @@ class OwnBooks(Books):
         self.open: dict[tuple[str, str], Account] = {}
         """The accounts that can be acquired from."""
         self._retired: set[VersionKey] = set()
-        self._leaving: set[Account] = set()
-        """Forgotten by force, and still held."""
+        self._leaving: dict[Account, VersionKey] = {}
+        """Forgotten, and still held when somebody last looked."""
         self._now = now
         self._record = record
 
@@ -61,13 +60,15 @@ class OwnBooks(Books):
             began_s = self._now()
             account.watch(lambda: self.note_drain(key, self._now() - began_s))
 
-    def forget(self, key: VersionKey, *, force: bool) -> bool:
-        """Count the version no more; return whether somebody held it. Raises `ReferenceLeakError` without `force`."""
+    def forget(self, key: VersionKey, *, force: bool) -> frozenset[Account]:
+        """Let go of a version; return its accounts that are still held. Raises `ReferenceLeakError` without `force`."""
         with self._lock:
+            self._strike_empty()
             account = self.open.get(key)
             if account is not None:
                 account.shut()  # then looked: in the other order one that is taken meanwhile would be forgotten
-            holders = self.holders(*key, self._now())
+            staying = [one for one in self.of(*key) if one not in self._leaving]
+            holders = [holder for one in staying for holder in one.holders(self._now())]
             if holders and not force:
                 if account is not None:
                     account.reopen()
@@ -76,15 +77,29 @@ class OwnBooks(Books):
                 raise ReferenceLeakError(why, model=key.model, version=key.version)
             self.retire(key)
             self._retired.discard(key)
-            leaving = [gone for gone in self.of(*key) if gone not in self._leaving]
-            self._leaving.update(leaving)
-        for gone in leaving:
-            gone.watch(partial(self._strike, key, gone))
-        return bool(holders)
+            self._leaving.update(dict.fromkeys(staying, key))
+            self._strike_empty()
+            held = frozenset(one for one in staying if one in self._leaving)
+        for one in held:
+            one.watch(self._try_to_settle)
+        return held
 
-    def _strike(self, key: VersionKey, account: Account) -> None:
+    def settle(self) -> None:
+        """Strike out what was forgotten by force and is not held any more."""
         with self._lock:
-            self._leaving.discard(account)
+            self._strike_empty()
+
+    def _try_to_settle(self) -> None:
+        """Do so unless somebody else has the lock: who gives the last reference back may be the garbage collector."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._strike_empty()
+            finally:
+                self._lock.release()
+
+    def _strike_empty(self) -> None:
+        for account, key in [(one, key) for one, key in self._leaving.items() if not one.held]:
+            del self._leaving[account]
             self.strike(key, account)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import attrs
+import trio
 
 from changeover.core.books import Books
 from changeover.core.checks import seconds, text
@@ -40,8 +41,8 @@ class ReferenceWorld:
     """The clock."""
     where: Callable[[], str | None] | None
     """Names the caller's line in debug mode; else None."""
-    is_leaving: Callable[[tuple[str, str]], bool]
-    """Tells of a version without accounts whether it cannot be taken."""
+    is_leaving: Callable[[Wait], bool]
+    """Tells of a version that is not open whether it will not be soon."""
     waits: Waits = attrs.field(factory=Waits)
     """Who waits for zero."""
     refusal: Callable[[], ChangeoverError | None] = lambda: None
@@ -52,7 +53,11 @@ def alone(*, debug_references: bool, clock: Clock) -> ReferenceWorld:
     """Return the world of a tracker without an engine."""
     books = OwnBooks(clock.now, record=debug_references)
     where = caller if debug_references else None
-    return ReferenceWorld(books, books.open, books.pin, clock.now, where, books.is_retired)
+
+    def is_leaving(wait: Wait) -> bool:
+        return bool(wait.accounts) or books.is_retired(wait.key)
+
+    return ReferenceWorld(books, books.open, books.pin, clock.now, where, is_leaving)
 
 
 class ReferenceTracker:
@@ -71,9 +76,11 @@ class ReferenceTracker:
         self._open = world.open
         self._accounts = world.books.accounts
         self._now = world.now
+        self._where = world.where
 
     # --- taking and giving back ---
 
+    @trio.lowlevel.enable_ki_protection
     def acquire(self, model: str, version: str, request_id: str) -> None:
         """Hold the version under `request_id`; an engine's must be loaded, and alone the first use makes it known.
 
@@ -81,7 +88,7 @@ class ReferenceTracker:
         """
         if request_id.__class__ is not str or not request_id:
             text("request_id", request_id)
-        where = self._world.where
+        where = self._where
         use = ("request", self._now(), request_id, None if where is None else where())
         try:
             account = self._open.get((model, version))
@@ -91,6 +98,7 @@ class ReferenceTracker:
         if account is None or account.acquire(use) is None:
             self._world.pin(use, model, version)
 
+    @trio.lowlevel.enable_ki_protection
     def release(self, model: str, version: str, request_id: str) -> None:
         """Give it back, on any thread; raises `ReferenceNotHeld`, counts and changes nothing where it is not held."""
         if request_id.__class__ is not str or not request_id:
@@ -102,7 +110,15 @@ class ReferenceTracker:
                 return
         if accounts:
             accounts[-1].release(request_id)  # counts the mistake and raises
-        raise ReferenceNotHeld(f"{model}/{version} is not loaded, so {request_id!r} does not hold it", model=model)
+            return  # or somebody has taken it meanwhile
+        self.over_release(model, version, request_id)
+
+    def over_release(self, model: str, version: str, request_id: str) -> NoReturn:
+        """Count a release of what is not held, and raise `ReferenceNotHeld`; nothing else changes."""
+        for account in self._of(model, version)[-1:]:
+            account.miss(request_id)
+        why = f"{model}/{version} is not loaded, so {request_id!r} does not hold it"
+        raise ReferenceNotHeld(why, model=model, version=version)
 
     # --- looking ---
 
@@ -119,6 +135,7 @@ class ReferenceTracker:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the count of every version that is loaded, or alone, of every one that is known."""
+        self._world.books.settle()
         return {key: sum(len(a.held) for a in accounts) for key, accounts in self._accounts.copy().items()}
 
     def holders(self, model: str, version: str) -> tuple[Holder, ...]:
@@ -180,20 +197,17 @@ class ReferenceTracker:
         self._own().retire(_named(model, version))
 
     def forget(self, model: str, version: str, *, force: bool = False) -> None:
-        """Count the version no more: it is unloaded. What is acquired from then on is counted anew.
+        """Let go of a version that is unloaded; its next acquire begins anew.
 
-        Raises `ReferenceLeakError` where it is held; with `force` not, and who waits for zero hears that it is gone.
-        Raises `InvalidValue` on an engine's tracker.
+        Raises `ReferenceLeakError` where it is held. With `force` it does not: who waits for zero hears that it is
+        gone, and who holds it is counted until the release, but is in nobody's way. Raises `InvalidValue` on an
+        engine's tracker.
         """
-        key = _named(model, version)
-        if self._own().forget(key, force=force):
-            self._world.waits.give_up(key)
+        held = self._own().forget(_named(model, version), force=force)
+        if held:
+            self._world.waits.give_up(held)
 
     # --- inside ---
-
-    def give_up(self) -> None:
-        """Tell everybody who waits, now and later, that nobody keeps the count any more; for an engine's end."""
-        self._world.waits.give_up()
 
     def _of(self, model: str, version: str) -> tuple[Account, ...]:
         """Return the accounts of a version; raises `InvalidValue` for names that are no text."""
@@ -224,7 +238,7 @@ class ReferenceTracker:
                 f"{model}/{version} is still held after {timeout_s:g} s by {names}",
                 holders=holders, model=model, version=version,
             )  # fmt: skip
-        can_be_taken = wait.key in self._open or not (wait.accounts or self._world.is_leaving(wait.key))
+        can_be_taken = wait.key in self._open or not self._world.is_leaving(wait)
         return WaitOutcome("zero" if can_be_taken else "drained", waited_s)
 
 
@@ -245,6 +259,7 @@ class RequestTracker:
         self._version_of = (model, version)
         self._request_id = request_id
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C between the reference and its note would lose it
     def __enter__(self) -> Self:
         """Acquire; raises what `ReferenceTracker.acquire` raises."""
         if self._is_held:
@@ -259,8 +274,11 @@ class RequestTracker:
         """Release, however the block ended; raises `ReferenceNotHeld` where that was done before."""
         self.release()
 
+    @trio.lowlevel.enable_ki_protection
     def release(self) -> None:
-        """Give the reference back, on any thread; raises `ReferenceNotHeld` where it is not held."""
+        """Give the reference back, on any thread; raises `ReferenceNotHeld` where this tracker does not hold it."""
+        if not self._is_held:  # whoever holds that id now is somebody else
+            self._tracker.over_release(*self._version_of, self._request_id)
         self._is_held = False
         self._tracker.release(*self._version_of, self._request_id)
 

@@ -134,7 +134,7 @@ class Steps:
         outcome = await self._order_drain(drain)
         if self._drain is not None and self._drain.rolled_back:
             if self._may_take_slot():
-                raise TurnRound(f"{self.swap.old} was still held after {drain.deadline_s:g} s: its drain rolls back")
+                raise TurnRound(f"{self.swap.old} was still held when its drain was out of time: it rolls back")
             if not self._is_old_wanted():
                 outcome = await self._order_drain(Drain(0.0))  # the traffic has moved on: it goes when it is empty
         return outcome != "drained"

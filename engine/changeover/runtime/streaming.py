@@ -31,7 +31,8 @@ class _Run:
         self.ref = ref
         self.loaded: LoadedModel = account.owner
         self.chunks: Chunks = self.loaded.stream(inputs)
-        self._lock = threading.Lock()
+        self.is_revoked = False
+        self._lock = threading.RLock()  # the collector may come by inside it, and end a stream that was forgotten
         self._pulling = False
         self._left = False
 
@@ -70,7 +71,6 @@ class Stream(Asking):
     _first_s: float | None = None
     """How long the first chunk took, in seconds; None: there was none yet."""
     _is_over = False
-    _is_revoked = False
     _pulled: Request | None = None
     """The pull that is waited for."""
     chunk: Reply | None = None
@@ -96,7 +96,7 @@ class Stream(Asking):
     def pull(self, waiter: Any) -> Request | None:
         """Ask for the next chunk; return the request to wait for, or None where `chunk` is there.
 
-        Raises `PredictFailed` or `VersionCrashed`, and `ReferenceNotHeld` outside of the block.
+        Raises `PredictFailed`, `VersionCrashed` or `LeaseRevoked`, and `ReferenceNotHeld` outside of the block.
         """
         if self._is_over:
             self.chunk = None
@@ -105,8 +105,8 @@ class Stream(Asking):
             raise ReferenceNotHeld(f"a stream of {self._model} is read inside its block: async with ... as chunks")
         run, self._waiter = self._run, waiter
         request = Request(run.account, run.ref, {}, 1, self._world.now(), self._home, waiter)
-        if self._is_revoked:
-            request.error = _revoked(run)
+        if run.is_revoked:
+            request.error = self._revoked(run)
             return self.take(request)
         run.begin_pull()
         if run.loaded.inline and run.loaded.thread_safe:
@@ -114,7 +114,7 @@ class Stream(Asking):
             return self.take(request)
         self._home.expect(request)
         self._pulled = request
-        if vars(self).get("_is_revoked"):  # announced, then looked: one of the two sees the other
+        if vars(run)["is_revoked"]:  # announced, then looked: one of the two sees the other
             self.revoke(run)
         self._world.host.pull(run.loaded, lambda: _serve(run, request), lambda error: _unserved(run, request, error))
         return request
@@ -159,10 +159,10 @@ class Stream(Asking):
         """Have the next pull say that the drain was out of time, and one that is waited for at once; any thread."""
         if self._run is not run:
             return  # it has gone on to another version, or come to its end
-        self._is_revoked = True
+        run.is_revoked = True
         request = self._pulled
         if request is not None:
-            request.error = _revoked(run)
+            request.error = self._revoked(run)
             request.home.take(request)
             request.home.knock()
 
@@ -174,6 +174,12 @@ class Stream(Asking):
             warnings.warn(text, ResourceWarning, 2, self)
 
     # --- inside ---
+
+    def _revoked(self, run: _Run) -> LeaseRevoked:
+        key = run.loaded.key
+        text = f"the stream of {key} was revoked: the drain of that version was out of time; ask for another"
+        began = self._pulled is not None or self._first_s is not None
+        return LeaseRevoked(text, model=key.model, version=key.version, ran="yes" if began else "no")
 
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let the version that stands by begin anew, where nothing was delivered yet; else raise."""
@@ -195,17 +201,12 @@ class Stream(Asking):
             self._meter.note(now, now - self._began_s if self._first_s is None else self._first_s, failed=failed)
 
 
-def _revoked(run: _Run) -> LeaseRevoked:
-    key = run.loaded.key
-    text = f"the stream of {key} was revoked: the drain of that version was out of time; ask for another"
-    return LeaseRevoked(text, model=key.model, version=key.version, ran="yes")
-
-
 def _pull(run: _Run, request: Request) -> bool:
     """Get one chunk; return whether somebody waits for it. No reply and no error: the stream has ended."""
     key = run.loaded.key
     try:
         chunk = next(run.chunks, None)
+        request.is_end = chunk is None
         request.reply = Reply(chunk, key.version) if chunk is not None else None
     except ChangeoverError as error:
         request.error = error

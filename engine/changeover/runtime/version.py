@@ -255,7 +255,8 @@ class Version(Actor[Message]):
             self._step(Event.DEADLINE)
             self._settle_drain("quarantined")
         else:
-            self._world.host.revoke(loaded, verdict)
+            if verdict:
+                self._world.host.revoke(loaded, verdict)
             self._ring_at_deadline(draining)
 
     def _on_zero(self) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 
 import trio
@@ -62,12 +62,12 @@ class Waits:
             self._waiting.discard(wait)
         return wait
 
-    def give_up(self, key: Key | None = None) -> None:
-        """Wake everybody who waits, or who waits for one version: nobody keeps its count any more; any thread."""
-        if key is None:
+    def give_up(self, accounts: Container[Account] | None = None) -> None:
+        """Wake everybody who waits, or who waits for one of these accounts, which nobody keeps any more; any thread."""
+        if accounts is None:
             self._is_over = True  # announced, then looked: who joins meanwhile sees it, or is seen
         for wait in self._waiting.copy():
-            if key in (None, wait.key):
+            if accounts is None or any(account in accounts for account in wait.accounts):
                 wait.is_gone = True
                 wait.ring()
 
@@ -76,7 +76,8 @@ class Waits:
     def _join(self, key: Key, accounts: Sequence[Account]) -> Wait:
         wait = Wait(key, accounts)
         self._waiting.add(wait)
-        wait.is_gone = self._is_over
+        if self._is_over:  # and never write False: somebody may have given it up since
+            wait.is_gone = True
         return wait
 
     async def _each(self, world: World, wait: Wait) -> None:

@@ -34,7 +34,9 @@ class Home(Protocol):
 class Request:
     """One request on its way through a lane; its reference is given back by whoever takes it out."""
 
-    __slots__ = ("account", "error", "home", "inputs", "queued_at_s", "ref", "reply", "rows", "waiter", "withdrawn")
+    __slots__ = (
+        "account", "error", "home", "inputs", "is_end", "queued_at_s", "ref", "reply", "rows", "waiter", "withdrawn",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Request:
         self.reply: Reply | None = None
         self.error: ChangeoverError | None = None
         self.withdrawn = False
+        self.is_end = False
+        """True where it asked for a chunk, and there is none any more."""
 
 
 class Replies:

@@ -92,7 +92,7 @@ def test_only_the_one_account_is_struck_out(books: Books, clock: HandClock) -> N
 def test_cleared_books_have_no_accounts(books: Books, clock: HandClock) -> None:
     """In a forked process every account belongs to the other one."""
     take(open_account(books, clock))
-    books.clear()
+    books.orphan()
     assert (books.of("m", "1"), books.balances()) == ((), {})
 
 

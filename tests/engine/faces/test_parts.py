@@ -59,12 +59,12 @@ def test_who_may_be_revoked_late_is_revoked_at_once() -> None:
     assert first is not None
     assert second is not None
     account.revocable(first, lambda: told.append("first"))
-    account.revoke({"lease"})
+    account.revoke(frozenset({"lease"}))
     account.revocable(second, lambda: told.append("second"))
     assert told == ["first", "second"]
     account.irrevocable(first)
     account.reopen()
-    account.revoke({"lease"})
+    account.revoke(frozenset({"lease"}))
     assert told == ["first", "second", "second"]
 
 

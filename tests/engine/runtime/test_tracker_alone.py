@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from changeover import Balance, ReferenceStatistics, ReferenceTracker, VersionKey
+from changeover.core.ledger import Account
 from changeover.errors import (
     AlreadyHeld,
     DrainTimeout,
@@ -291,17 +292,17 @@ def test_an_acquire_that_meets_a_forget_is_of_the_time_after_it(
     """In the moment in which a forget has found nobody, another thread acquires: it holds a new account."""
     tracker.acquire("m", "1", "request")
     tracker.release("m", "1", "request")
-    books = tracker._world.books
-    look_for, acquirer = books.holders, threading.Thread(target=tracker.acquire, args=("m", "1", "late"), daemon=True)
+    look_for = Account.holders
+    acquirer = threading.Thread(target=tracker.acquire, args=("m", "1", "late"), daemon=True)
 
-    def holders(*args: Any) -> Any:
-        found = look_for(*args)
+    def holders(account: Account, now: float) -> Any:
+        found = look_for(account, now)
         if acquirer.ident is None:
             acquirer.start()
             acquirer.join(0.05)
         return found
 
-    monkeypatch.setattr(books, "holders", holders)
+    monkeypatch.setattr(Account, "holders", holders)
     tracker.forget("m", "1")
     acquirer.join(30)
     assert tracker.counts() == {KEY: 1}

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from changeover.core.messages import Acquire, Message, RefId, Release, name_of
 from changeover.core.snapshots import Balance, Holder
@@ -25,6 +25,8 @@ _READS_MAX = 1_000
 
 MESSAGES_KEPT = 10_000
 """So many messages a recording account keeps."""
+
+R = TypeVar("R", bound=RefId)
 
 Use = tuple[str, float, str | None, str | None]
 """One use, for as long as it is held: kind, taken at (engine clock, s), the caller's request id, `file:line`.
@@ -70,21 +72,28 @@ class Account:
 
         The reference is a fresh number, or the caller's own request id where `use` names one. Raises `AlreadyHeld`.
         """
-        name, held = use[2], self.held
-        ref: RefId
-        if name is None:
-            ref = number = next(self._acquires)
-            held[ref] = use  # announce ...
-        else:
-            ref = name
-            if held.setdefault(ref, use) is not use:
-                raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
-            number = next(self._acquires)
+        ref, held = use[2], self.held
+        if ref is None:
+            return self.take(use)
+        if held.setdefault(ref, use) is not use:  # announce ...
+            raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
+        number = next(self._acquires)
         if self.open:  # ... then look: in the other order a drain could see zero in between
             if len(held) > self._peak or not number & self._mask:
                 self._note(ref, number, use[1])
             return ref
         self._drop(ref)
+        return None
+
+    def take(self, use: Use) -> int | None:
+        """Do as `acquire`, for a use without an id of its own, in as few steps as can be."""
+        held, number = self.held, next(self._acquires)
+        held[number] = use
+        if self.open:
+            if len(held) > self._peak or not number & self._mask:
+                self._note(number, number, use[1])
+            return number
+        self._drop(number)
         return None
 
     def release(self, ref: RefId | None) -> None:
@@ -243,21 +252,13 @@ class RecordingAccount(Account):
 
     def acquire(self, use: Use) -> RefId | None:
         """Do as `Account.acquire`, and write it down."""
-        thread = threading.current_thread().name
-        with self._watchers_later(), self._lock:
-            ref = super().acquire(use)
-            if ref is None:
-                return None
-            self._threads[ref] = thread
-            message = _acquired(ref, use, thread)
-            self.log.append(message)
-        if self._tell is not None:
-            try:
-                self._tell(message)  # outside of the lock: who knows what a handler of the log does
-            except BaseException:
-                super().release(ref)  # nobody would know of it
-                raise
-        return ref
+        if use[2] is None:
+            return self.take(use)
+        return self._write_down(super().acquire, use)
+
+    def take(self, use: Use) -> int | None:
+        """Do as `Account.take`, and write it down."""
+        return self._write_down(super().take, use)
 
     def release(self, ref: RefId | None) -> None:
         """Do as `Account.release`, and write it down, also where it raises."""
@@ -272,6 +273,23 @@ class RecordingAccount(Account):
         finally:
             if self._tell is not None:
                 self._tell(Release(number, self._now(), thread, was_held))
+
+    def _write_down(self, acquire: Callable[[Use], R | None], use: Use) -> R | None:
+        thread = threading.current_thread().name
+        with self._watchers_later(), self._lock:
+            ref = acquire(use)
+            if ref is None:
+                return None
+            self._threads[ref] = thread
+            message = _acquired(ref, use, thread)
+            self.log.append(message)
+        if self._tell is not None:
+            try:
+                self._tell(message)  # outside of the lock: who knows what a handler of the log does
+            except BaseException:
+                super().release(ref)  # nobody would know of it
+                raise
+        return ref
 
     def miss(self, ref: RefId) -> NoReturn:
         """Do as `Account.miss`, and write it down."""

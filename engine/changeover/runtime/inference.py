@@ -80,7 +80,7 @@ class Asking:
         if self._version is not None:
             return world.router.pin(use, self._model, self._version)
         account = world.router.direct.get(self._model)  # the fast way of `Router.pin`, without its call
-        ref = account.acquire(use) if account is not None else None
+        ref: RefId | None = account.take(use) if account is not None else None
         if account is None or ref is None:
             self._pinned = world.router.pin_request(use, self._model, self._key)
             account, ref = self._pinned.account, self._pinned.ref

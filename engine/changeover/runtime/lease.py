@@ -78,7 +78,7 @@ class Lease:
         if self._wish is None:  # the fast way of `Router.pin`, without its call: a tenth of the whole lease
             account = world.router.direct.get(self._model)
             if account is not None:
-                self._ref = account.acquire(("lease", world.now(), None, None))
+                self._ref = account.take(("lease", world.now(), None, None))
                 if self._ref is not None:
                     self._account = account
                     return self

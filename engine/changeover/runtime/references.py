@@ -224,20 +224,21 @@ class ReferenceTracker:
         return books
 
     def _outcome(self, wait: Wait, began_s: float, timeout_s: float) -> WaitOutcome:
-        model, version = wait.key
-        holders = self.holders(model, version)
         waited_s = self._now() - began_s
-        if holders and wait.is_gone:
+        if wait.is_gone or not wait.in_time:
+            model, version = wait.key
+            holders = self.holders(model, version)
             refusal = self._world.refusal()
-            if refusal is not None:
+            if holders and wait.is_gone and refusal is not None:
                 raise twin(refusal)
-            return WaitOutcome("gone", waited_s, holders)
-        if holders and not wait.in_time:
-            names = "; ".join(map(str, holders))
-            raise DrainTimeout(
-                f"{model}/{version} is still held after {timeout_s:g} s by {names}",
-                holders=holders, model=model, version=version,
-            )  # fmt: skip
+            if holders and wait.is_gone:
+                return WaitOutcome("gone", waited_s, holders)
+            if holders:
+                names = "; ".join(map(str, holders))
+                raise DrainTimeout(
+                    f"{model}/{version} is still held after {timeout_s:g} s by {names}",
+                    holders=holders, model=model, version=version,
+                )  # fmt: skip
         can_be_taken = wait.key in self._open or not self._world.is_leaving(wait)
         return WaitOutcome("zero" if can_be_taken else "drained", waited_s)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -108,13 +109,19 @@ class Waits:
 
 def _empty(wait: Wait, account: Account, until_s: float, now: Callable[[], float]) -> bool:
     """Block until the account was empty; False where that took too long."""
-    empty = threading.Event()
-    wait.ring = empty.set
-    account.watch(empty.set)
+    gate = threading.Lock()  # one that is held wakes whoever waits with fewer hand-overs than an Event
+    gate.acquire()
+
+    def ring() -> None:
+        with suppress(RuntimeError):  # it has rung
+            gate.release()
+
+    wait.ring = ring
+    account.watch(ring)
     try:
-        return wait.is_gone or empty.wait(min(threading.TIMEOUT_MAX, max(0.0, until_s - now())))
+        return wait.is_gone or gate.acquire(timeout=min(threading.TIMEOUT_MAX, max(0.0, until_s - now())))
     finally:
-        account.unwatch(empty.set)
+        account.unwatch(ring)
 
 
 def _nobody() -> None:

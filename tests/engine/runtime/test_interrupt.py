@@ -27,7 +27,7 @@ def interrupted_after(method):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(RequestLane, "offer"), (Account, "acquire")], ids=["after admission", "after the pin"]
+    ("owner", "name"), [(RequestLane, "offer"), (Account, "take")], ids=["after admission", "after the pin"]
 )
 def test_ctrl_c_in_the_middle_of_a_request_loses_no_reference(monkeypatch, owner, name):
     """Ctrl-C between two steps of a request comes out as KeyboardInterrupt, and every reference is given back."""

@@ -9,17 +9,21 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
+import pytest
 import trio
 import trio.lowlevel
 
-from changeover import ReferenceTracker
+from changeover import ReferenceTracker, VersionKey
 from changeover_sim.ports import VirtualClock
 from tests.support.rig import open_rig
 from tests.support.threads import PATIENCE_S, Crowd
 
+KEY = VersionKey("m", "1")
 KINDS = ("alone", "an engine's")
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @attrs.define
@@ -47,6 +51,14 @@ async def open_tracker(kind: str, *, real: bool = False, debug: bool = False) ->
     async with open_rig(real=real, debug_references=debug) as rig:
         await rig.ready()
         yield rig.engine.references
+
+
+@pytest.fixture(params=KINDS)
+async def tracker(request: pytest.FixtureRequest, autojump_clock: Any) -> AsyncGenerator[ReferenceTracker, None]:
+    """Open a tracker of each kind in virtual time; nothing may be held when a test ends."""
+    async with open_tracker(request.param) as tracker:
+        yield tracker
+        assert tracker.audit().clean
 
 
 def watchers(tracker: ReferenceTracker, model: str = "m", version: str = "1") -> int:

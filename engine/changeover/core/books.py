@@ -63,7 +63,7 @@ class Books:
         self.accounts: dict[tuple[str, str], tuple[Account, ...]] = {}
         """By model and version, oldest first: a new incarnation may be used while an old one is still held."""
         self._past: dict[VersionKey, _Past] = {}
-        # For those who add up, while an account moves into the past; acquire and release never take it.
+        # For those who add up, while an account moves into the past; a release never takes it.
         self._lock = threading.RLock()
 
     def enter(self, key: VersionKey, account: Account) -> None:
@@ -86,9 +86,8 @@ class Books:
         self.accounts.clear()
 
     def note_drain(self, key: VersionKey, duration_s: float) -> None:
-        """Remember how long a drain took."""
-        with self._lock:
-            self._of(key).drains_s.append(duration_s)
+        """Remember how long a drain took; takes no lock, because whoever releases last may be the garbage collector."""
+        self._of(key).drains_s.append(duration_s)
 
     # --- any thread ---
 
@@ -103,7 +102,7 @@ class Books:
         """Return the balance of every version that ever had an account."""
         with self._lock:
             self.settle()
-            balances = {key: past.sum() for key, past in self._past.items()}
+            balances = {key: past.sum() for key, past in self._past.copy().items()}
             for key, accounts in self._listed():
                 for account in accounts:
                     balances[key] = balances.get(key, Balance(0, 0, 0)) + account.balance()
@@ -155,10 +154,7 @@ class Books:
         return [(VersionKey(*key), accounts) for key, accounts in self.accounts.copy().items()]
 
     def _of(self, key: VersionKey) -> _Past:
-        past = self._past.get(key)
-        if past is None:
-            past = self._past[key] = _Past()
-        return past
+        return self._past.setdefault(key, _Past())  # one step, for those who come without the lock
 
     def _remove(self, key: VersionKey, account: Account) -> None:
         left = tuple(other for other in self.accounts[key] if other is not account)

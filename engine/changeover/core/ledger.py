@@ -311,7 +311,7 @@ class RecordingAccount(Account):
         try:
             yield
         finally:
-            if self._postponed.pop(me):
+            if self._postponed.pop(me, False):  # a fork in the middle has forgotten it
                 super()._call_watchers()
 
     def _call_watchers(self) -> None:
@@ -332,6 +332,7 @@ class RecordingAccount(Account):
     def orphan(self) -> None:
         """Do as `Account.orphan`, and let go of a lock whose owner may have stayed in the other process."""
         self._lock = threading.RLock()
+        self._postponed.clear()  # threads of this process may be given the same numbers
         super().orphan()
 
     def _drop(self, ref: RefId) -> None:

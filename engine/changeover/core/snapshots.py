@@ -242,7 +242,7 @@ class ShadowReport:
     failed: int
     """How many copies it raised on."""
     skipped: int
-    """How many were not sent, because too many were on their way or it was going."""
+    """How many it never saw, because too many were on their way or it was going."""
 
 
 @attrs.frozen

@@ -31,7 +31,7 @@ from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFo
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
-from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, Wish, caller
+from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker, ReferenceWorld
@@ -177,7 +177,7 @@ class EngineBase:
             seconds("wait_s", wait_s)
         if request_id is not None:
             text("request_id", request_id)
-        return self._lease_kind(self._lease_world, model, Wish(version, key, request_id, wait_s))
+        return self._lease_kind(self._lease_world, model, (version, key, request_id, wait_s))
 
     @property
     def references(self) -> ReferenceTracker:

@@ -1,10 +1,12 @@
 """The books of a tracker that stands alone: a version has an account from its first acquire until it is forgotten.
 
-It owns a lock for what comes and goes; acquire and release never take it. It spawns nothing.
+It owns a lock for what comes and goes, which a release never takes and an acquire only where there is no account yet.
+It spawns nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from changeover.core.books import Books
@@ -13,6 +15,7 @@ from changeover.core.ledger import Account, Use
 from changeover.core.messages import RefId
 from changeover.core.values import VersionKey
 from changeover.errors import ReferenceLeakError, VersionNotLoaded
+from changeover.runtime import fork
 from changeover.runtime.accounts import make_account
 
 
@@ -29,6 +32,7 @@ class OwnBooks(Books):
         """Forgotten, and still held when somebody last looked."""
         self._now = now
         self._record = record
+        fork.tell(self)
 
     def pin(self, use: Use, model: str, version: str) -> tuple[Account, RefId]:
         """Acquire, from a new account where there is none; raises `VersionNotLoaded` for a version that was retired."""
@@ -83,6 +87,13 @@ class OwnBooks(Books):
         for one in held:
             one.watch(self._try_to_settle)
         return held
+
+    def orphan(self) -> None:
+        """Keep what is held, in a forked process too, but let go of locks and waits that were left in the other one."""
+        self._lock = threading.RLock()
+        for accounts in self.accounts.values():
+            for account in accounts:
+                account.orphan()
 
     def settle(self) -> None:
         """Strike out what was forgotten by force and is not held any more."""

@@ -15,7 +15,7 @@ from typing import Any
 from changeover.core.ledger import Account
 from changeover.core.snapshots import Reply, ShadowReport
 from changeover.core.tally import peek
-from changeover.errors import InvalidInput
+from changeover.errors import InvalidInput, LeaseRevoked, VersionCrashed
 from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.worker import Request
@@ -40,13 +40,13 @@ class Shadow:
         self._differed = itertools.count()
         self._failed = itertools.count()
         self._skipped = itertools.count()
+        self._withdrawn = itertools.count()
 
     @property
     def report(self) -> ShadowReport:
         """What became of the copies up to now."""
-        return ShadowReport(
-            peek(self._copied), peek(self._agreed), peek(self._differed), peek(self._failed), peek(self._skipped)
-        )
+        agreed, differed, failed, withdrawn = map(peek, (self._agreed, self._differed, self._failed, self._withdrawn))
+        return ShadowReport(peek(self._copied) - withdrawn, agreed, differed, failed, peek(self._skipped) + withdrawn)
 
     # --- any thread ---
 
@@ -81,6 +81,9 @@ class Shadow:
     def take(self, request: Request) -> None:
         """Compare what a copy came to, in the thread of the worker that ran it."""
         self._flying.discard(request)
+        if isinstance(request.error, LeaseRevoked | VersionCrashed) and request.error.ran == "no":  # it never saw it
+            next(self._withdrawn)
+            return
         self._end(request.account.owner, request.queued_at_s, failed=request.error is not None)
         if request.reply is not None:
             next(self._agreed if agree(request.waiter, request.reply.outputs) else self._differed)

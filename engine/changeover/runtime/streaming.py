@@ -31,10 +31,16 @@ class _Run:
         self.ref = ref
         self.loaded: LoadedModel = account.owner
         self.chunks: Chunks = self.loaded.stream(inputs)
-        self.is_revoked = False
+        self._is_revoked = False
         self._lock = threading.RLock()  # the collector may come by inside it, and end a stream that was forgotten
         self._pulling = False
         self._left = False
+
+    def revoke(self) -> None:
+        self._is_revoked = True
+
+    def was_revoked(self) -> bool:
+        return self._is_revoked
 
     def begin_pull(self) -> None:
         with self._lock:
@@ -105,7 +111,7 @@ class Stream(Asking):
             raise ReferenceNotHeld(f"a stream of {self._model} is read inside its block: async with ... as chunks")
         run, self._waiter = self._run, waiter
         request = Request(run.account, run.ref, {}, 1, self._world.now(), self._home, waiter)
-        if run.is_revoked:
+        if run.was_revoked():
             request.error = self._revoked(run)
             return self.take(request)
         run.begin_pull()
@@ -114,7 +120,7 @@ class Stream(Asking):
             return self.take(request)
         self._home.expect(request)
         self._pulled = request
-        if vars(run)["is_revoked"]:  # announced, then looked: one of the two sees the other
+        if run.was_revoked():  # announced, then looked: one of the two sees the other
             self.revoke(run)
         self._world.host.pull(run.loaded, lambda: _serve(run, request), lambda error: _unserved(run, request, error))
         return request
@@ -159,7 +165,7 @@ class Stream(Asking):
         """Have the next pull say that the drain was out of time, and one that is waited for at once; any thread."""
         if self._run is not run:
             return  # it has gone on to another version, or come to its end
-        run.is_revoked = True
+        run.revoke()
         request = self._pulled
         if request is not None:
             request.error = self._revoked(run)

@@ -10,8 +10,9 @@ import argparse
 import gc
 import json
 import math
+import signal
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class DemoCommand:
         report: Report | None = None
         stopped: BaseException | None = None
         try:
-            report = trio.run(_demonstrate, settings, screen)
+            report = trio.run(_until_ctrl_c, settings, screen)
         except* (KeyboardInterrupt, BrokenPipeError) as group:
             stopped = _first(group)  # out of the nurseries' groups, for whoever waits for a bare Ctrl-C
         if report is None:
@@ -132,6 +133,26 @@ async def perform(
     # Only now every model is closed, so only now loads and closes can be compared.
     total_s = trio.current_time() - began_s
     return collect(settings.clients, played, traffic, ledger, at_end, total_s, recorder.series())
+
+
+async def _until_ctrl_c(settings: Settings, screen: Screen) -> Report | None:
+    """Demonstrate, or return None on Ctrl-C.
+
+    A `KeyboardInterrupt` comes between any two steps, also between a call and its `await`, of which Python then says
+    that it was never awaited; a cancellation comes at a checkpoint.
+    """
+    report = None
+    with trio.open_signal_receiver(signal.SIGINT) as presses:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on, presses, nursery.cancel_scope)
+            report = await _demonstrate(settings, screen)
+            nursery.cancel_scope.cancel()
+    return report
+
+
+async def _cancel_on(presses: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in presses:
+        scope.cancel()
 
 
 async def _demonstrate(settings: Settings, screen: Screen) -> Report:

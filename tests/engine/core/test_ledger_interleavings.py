@@ -18,6 +18,12 @@ from changeover.core.ledger import Account, Use
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Balance
 from changeover.errors import AlreadyHeld, ReferenceNotHeld
+from tests.engine.core.broken_accounts import (
+    CallsBeforeItTakesOut,
+    LooksBeforeItAnnounces,
+    LooksBeforeItDeletes,
+    LooksBeforeItWatches,
+)
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
 
@@ -246,38 +252,6 @@ def test_a_drain_that_is_called_off_calls_its_watcher_at_most_once(explorer: Exp
 # --- planted mistakes -----------------------------------------------------------------------------------------------
 
 
-class LooksBeforeItAnnounces(Account):
-    """A drain between the look and the announcement sees nobody."""
-
-    def acquire(self, use: Use) -> RefId | None:
-        if not self.open:
-            return None
-        ref = next(self._acquires)
-        self.held[ref] = use
-        return ref
-
-
-class WatchesWithoutLookingAgain(Account):
-    """The last holder may leave between the look and the watching."""
-
-    def watch(self, watcher: Callable[[], None]) -> None:
-        if not self.held:
-            watcher()
-            return
-        self._watchers.append(watcher)
-
-
-class LooksBeforeItDeletes(Account):
-    """Of two last holders each sees the other."""
-
-    def release(self, ref: RefId) -> None:
-        last = len(self.held) == 1
-        del self.held[ref]
-        next(self._releases)
-        if last and self._watchers:
-            self._call_watchers()
-
-
 class TellsBeforeItDeletes(Account):
     """Watchers hear of a zero that is not there yet, and a use may come in between."""
 
@@ -301,17 +275,6 @@ class LeavesRefusedBehind(Account):
 
     def _drop(self, ref: RefId) -> None:
         """Forget to take the announcement back."""
-
-
-class CallsBeforeItTakesOut(Account):
-    """Two threads may call the same watcher."""
-
-    def _call_watchers(self) -> None:
-        while self._watchers:
-            watcher = self._watchers[0]
-            watcher()
-            if self._watchers:
-                self._watchers.popleft()
 
 
 class ChecksThenClaims(Account):
@@ -347,7 +310,7 @@ class CountsInTwoSteps(Account):
 
 PLANTED: tuple[tuple[type[Account], Sequence[Callable[[World], None]], int], ...] = (
     (LooksBeforeItAnnounces, (World.use, World.drain), 0),
-    (WatchesWithoutLookingAgain, (release(0), World.drain), 1),
+    (LooksBeforeItWatches, (release(0), World.drain), 1),
     (LooksBeforeItDeletes, (release(0), release(1), World.drain), 2),
     (TellsBeforeItDeletes, (release(0), World.use, World.drain), 1),
     (DropsInSilence, (World.use, World.drain), 0),

@@ -20,6 +20,8 @@ from changeover.core.values import VersionKey
 from changeover.errors import NotReady
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Pinned, Router
+from tests.engine.core.broken_accounts import LooksBeforeItAnnounces
+from tests.engine.core.drain_model import Silence
 from tests.engine.core.interleave import Case, Explorer, Make, Pause, Violation
 
 USE: Use = ("request", 0.0, None, None)
@@ -33,17 +35,6 @@ class Loaded:
         self.account = account(self)
         self.users = 0
         self.closed = 0
-
-
-class Silence:
-    """A bus that nobody listens to, and chance that never varies."""
-
-    def emit(self, kind: str, **detail: object) -> None:
-        """Tell nobody."""
-
-    def random(self) -> float:
-        """Return the same number every time."""
-        return 0.5
 
 
 class World:
@@ -273,17 +264,6 @@ class ClosesTheWayFirst(Router):
         del self._open[loaded.key]
         self._apply(VersionGone(loaded.key.model, loaded.key.version))
         self._apply(Shifted({loaded.key.model: "2"}))
-
-
-class LooksBeforeItAnnounces(Account):
-    """A drain between the look and the announcement sees nobody."""
-
-    def acquire(self, use: Use) -> RefId | None:
-        if not self.open:
-            return None
-        ref = next(self._acquires)
-        self.held[ref] = use
-        return ref
 
 
 def test_a_router_that_picks_once_is_found() -> None:

@@ -10,8 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from changeover.core.ledger import Account, RefId, Use
+from changeover.core.ledger import Account, RefId
 from changeover.core.lifecycle import Action, Event
+from tests.engine.core.broken_accounts import (
+    CallsBeforeItTakesOut,
+    LooksBeforeItAnnounces,
+    LooksBeforeItDeletes,
+    LooksBeforeItWatches,
+)
 from tests.engine.core.drain_model import (
     RACES,
     RACES_OF_THREE,
@@ -63,49 +69,6 @@ def test_every_state_of_a_drain_of_what_two_use_is_sound(
 
 
 # --- planted mistakes -----------------------------------------------------------------------------------------------
-
-
-class LooksBeforeItAnnounces(Account):
-    """A drain between the look and the announcement sees nobody."""
-
-    def acquire(self, use: Use) -> RefId | None:
-        if not self.open:
-            return None
-        ref = next(self._acquires)
-        self.held[ref] = use
-        return ref
-
-
-class LooksBeforeItDeletes(Account):
-    """Of two last holders each sees the other."""
-
-    def release(self, ref: RefId | None) -> None:
-        last = len(self.held) == 1
-        del self.held[ref]  # type: ignore[arg-type]  # it is held
-        next(self._releases)
-        if last and self._watchers:
-            self._call_watchers()
-
-
-class LooksBeforeItWatches(Account):
-    """The last holder may leave between the look and the watching."""
-
-    def watch(self, watcher: Callable[[], None]) -> None:
-        if not self.held:
-            watcher()
-            return
-        self._watchers.append(watcher)
-
-
-class CallsBeforeItTakesOut(Account):
-    """Two threads may call the same watcher."""
-
-    def _call_watchers(self) -> None:
-        while self._watchers:
-            watcher = self._watchers[0]
-            watcher()
-            if self._watchers:
-                self._watchers.pop(0)
 
 
 class ForgetsTheGate(Account):

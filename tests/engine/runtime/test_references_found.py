@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import trio
 
 from changeover import Balance, Drain, ReferenceTracker, RequestTracker, Shift, VersionKey, threads
-from changeover.core.ledger import Account
+from changeover.core.ledger import Account, RecordingAccount
 from changeover.core.messages import STREAMS, USES
 from changeover.errors import LeaseRevoked, ReferenceNotHeld
 from changeover.runtime.inference import falls_back
 from changeover.runtime.orders import Draining, Limit
+from tests.support.canary import two
 from tests.support.rig import Outcome, Rig, running, settle
+from tests.support.trackers import in_thread
 
 
 def endless(_inputs: object) -> Any:
@@ -167,15 +171,71 @@ def test_books_that_are_closed_in_the_middle_of_a_count_come_right() -> None:
     assert books.balances()[key] == Balance(1, 1, 0)
 
 
-async def test_a_version_that_is_being_warmed_is_not_on_its_way_out(rig: Rig, autojump_clock: Any) -> None:
-    """A wait for zero during the warm-up ends with it, and says that the version can be taken."""
-    rig.add(warmup={"n": 0})
-    rig.takes("warm m/1", 5.0)
-    load = Outcome(rig.engine.load, "m", "1")
-    async with running(load):
-        await trio.sleep(1.0)
-        outcome = await rig.engine.wait_for_drain("m", "1", 60.0)
-    assert (outcome.result, outcome.waited_s) == ("zero", 4.0)
+async def test_a_copy_that_is_taken_back_says_nothing_of_its_version(rig: Rig, autojump_clock: Any) -> None:
+    """Copies that wait in a queue while it is revoked were never sent, and are no failures of the version."""
+    await two(rig, "worker")
+    rig.takes("worker m/2 0", 5.0)
+    swap_id = rig.engine.start_swap("m", "2", plan=Shift.canary([(1.0, 100.0)], shadow=True, guard=None))
+    await settle()
+    for n in range(3):
+        await rig.engine.infer("m", {"n": n})
+    rig.engine._host.revoke(rig.engine._host.books.of("m", "2")[0].owner)
+    await settle()
+    report = rig.engine.swap_status(swap_id).shadow
+    assert report is not None
+    assert (report.copied, report.failed, report.skipped) == (1, 0, 2)
+    await rig.engine.rollback(swap_id)
+
+
+def test_who_releases_last_waits_for_nobody() -> None:
+    """The last release of a version that was retired writes its drain down while somebody else adds the books up."""
+    tracker = ReferenceTracker()
+    tracker.acquire("m", "1", "request")
+    tracker.retire("m", "1")
+    with tracker._world.books._lock:
+        assert in_thread(tracker.release, "m", "1", "request") is None
+    assert len(tracker.statistics()[VersionKey("m", "1")].drains_s) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_forked_process_can_go_on_with_a_tracker_of_its_own(debug: bool) -> None:
+    """Forked while other threads hold its locks, a tracker that stands alone keeps what is held and can be used."""
+    tracker = ReferenceTracker(debug_references=debug)
+    tracker.acquire("m", "1", "request")
+    books, inside, over = tracker._world.books, threading.Event(), threading.Event()
+    (account,) = books.of("m", "1")
+
+    def look() -> None:
+        with books._lock, getattr(account, "_lock", nullcontext()):
+            inside.set()
+            over.wait()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        tracker.acquire("n", "1", "another")
+        tracker.release("m", "1", "request")
+        os._exit(0 if tracker.counts() == {("m", "1"): 0, ("n", "1"): 1} else 1)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert tracker.count("m", "1") == 1
+
+
+def test_a_forked_account_calls_the_watchers_of_its_own_threads() -> None:
+    """A thread of the child may have the number of one of the parent's that was in the middle of a step."""
+    account = RecordingAccount()
+    ref = account.acquire(("request", 0.0, None, None))
+    account._postponed[threading.get_ident()] = False  # as the copy has it, of a thread that is not there any more
+    account.orphan()
+    called: list[None] = []
+    account.watch(lambda: called.append(None))
+    account.release(ref)
+    assert called == [None]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -6,29 +6,28 @@ Its "Testing Requirements" and "Success Criteria"; the rest is in `test_spec_ref
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 
-from changeover import Balance, ReferenceTracker, RequestTracker, VersionKey, WaitOutcome
+from changeover import Balance, ReferenceTracker, RequestTracker, WaitOutcome
 from changeover.errors import AlreadyHeld, DrainTimeout, ReferenceLeakError, ReferenceNotHeld
 from tests.support.rig import Outcome, Rig, open_rig, running
 from tests.support.threads import Crowd
-from tests.support.trackers import KINDS, eventually, in_thread, open_tracker, start_calmly, watchers
+from tests.support.trackers import (
+    KEY,
+    eventually,
+    in_thread,
+    of_each_kind,
+    open_tracker,
+    start_calmly,
+    tracker,
+    watchers,
+)
 
-KEY = VersionKey("m", "1")
-of_each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(params=KINDS)
-async def tracker(request: pytest.FixtureRequest, autojump_clock: Any) -> AsyncGenerator[ReferenceTracker, None]:
-    """Open a tracker of each kind in virtual time; nothing may be held when a test ends."""
-    async with open_tracker(request.param) as tracker:
-        yield tracker
-        assert tracker.audit().clean
+__all__ = ["tracker"]
 
 
 # --- Testing Requirements -------------------------------------------------------------------------------------------

@@ -5,29 +5,19 @@ Its "Performance Targets" and "Edge Cases"; the rest is in `test_spec_reference_
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import trio
 
-from changeover import Balance, ReferenceTracker, RequestTracker, VersionKey
+from changeover import Balance, ReferenceTracker, RequestTracker
 from changeover.errors import ReferenceLeakError
 from tests.support.rig import Outcome, Rig, running, settle
 from tests.support.threads import Crowd
-from tests.support.trackers import KINDS, eventually, in_thread, open_tracker, watchers
+from tests.support.trackers import eventually, in_thread, of_each_kind, open_tracker, tracker, watchers
 
-KEY = VersionKey("m", "1")
-of_each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(params=KINDS)
-async def tracker(request: pytest.FixtureRequest, autojump_clock: Any) -> AsyncGenerator[ReferenceTracker, None]:
-    """Open a tracker of each kind in virtual time; nothing may be held when a test ends."""
-    async with open_tracker(request.param) as tracker:
-        yield tracker
-        assert tracker.audit().clean
+__all__ = ["tracker"]
 
 
 # --- Performance Targets: how long it takes is measured in tests/bench; here is what makes it so --------------------

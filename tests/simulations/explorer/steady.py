@@ -41,7 +41,7 @@ def surroundings() -> dict[str, Any]:
         "wakeup descriptor": wakeup,
         "random state": random.getstate(),
         "collector on": gc.isenabled(),
-        "collector": (gc.get_threshold(), gc.get_freeze_count() > 0, list(gc.callbacks)),
+        "collector": (gc.get_threshold(), list(gc.callbacks)),
         "time.sleep": time.sleep,
         "Thread.start": threading.Thread.start,
         "thread cache": _thread_cache.THREAD_CACHE,
@@ -73,14 +73,16 @@ def nothing_left() -> Generator[None, None, None]:
     hook, noise = sys.unraisablehook, list[str]()
     threads = set(threading.enumerate())
     sys.unraisablehook = lambda unraisable: noise.append(f"{unraisable.exc_value!r} in {unraisable.object!r}")
-    before = surroundings()
+    frozen, before = gc.get_freeze_count(), surroundings()
     try:
         yield
-        after = surroundings()
+        after, still_frozen = surroundings(), gc.get_freeze_count()
         gc.collect()
     finally:
         sys.unraisablehook = hook
     assert noise == []
+    assert still_frozen <= frozen  # of what tests/conftest.py has frozen something may have ended
+    assert bool(still_frozen) is bool(frozen)
     assert {name: after[name] for name in after if after[name] != before[name]} == {}
     assert_no_thread_beside(threads)
     assert_all_works()

@@ -3,6 +3,7 @@
 from changeover import errors, plugin
 from changeover.core.messages import Acquire as Acquire
 from changeover.core.messages import Release as Release
+from changeover.core.policy import ModelPolicy as ModelPolicy
 from changeover.core.shift import Guard as Guard
 from changeover.core.shift import Shift as Shift
 from changeover.core.shift import Stage as Stage
@@ -52,6 +53,7 @@ __all__ = [
     "Guard",
     "Holder",
     "Lease",
+    "ModelPolicy",
     "ReferenceStatistics",
     "ReferenceTracker",
     "Release",

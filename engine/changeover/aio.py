@@ -18,11 +18,13 @@ from changeover.core.checks import seconds
 from changeover.core.shift import Shift
 from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
+from changeover.errors import Evicted
 from changeover.runtime.aio_parts import Deadline, Homes
 from changeover.runtime.aio_stay import Bell, OnAsyncio, TaskStay, running_loop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.inference import UntilReady, begun
 from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
@@ -63,13 +65,25 @@ class Engine(Seated):
         """Take a version out of use, wait for its holders and close it; return how the drain ended.
 
         It is never closed in use: out of time it stays in quarantine until its last holder leaves. Joins a running
-        unload. Cancelled, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and `SwapInProgress`.
+        unload; calls a running load off. Cancelled, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and
+        `SwapInProgress`.
         """
         return await self._send(partial(self._engine.unload, model, version, drain=drain, force=force))
 
-    async def warm_up(self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+    async def unregister(self, model: str, version: str) -> None:
+        """Forget a version that is not loaded; its name may be registered anew, with another source.
+
+        One in quarantine goes, too: who still holds it keeps its model until he leaves. Cancelled, it may be known
+        still. Raises `ModelNotRegistered` and `VersionInUse`.
+        """
+        await self._send(partial(self._engine.unregister, model, version))
+
+    async def warm_up(
+        self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]] | str | Path
+    ) -> None:
         """Run inputs through a ready version under a `warmup` reference; its state and its traffic stay as they are.
 
+        `data` is what the `warmup` of a `VersionSpec` may be: inputs, a file or folder of them, or `"signature"`.
         Cancelled, the data goes on running. Raises `VersionNotLoaded` and `WarmUpFailed`.
         """
         await self._send(partial(self._engine.warm_up, model, version, as_data(data)))
@@ -77,7 +91,8 @@ class Engine(Seated):
     async def scan(self) -> tuple[VersionSpec, ...]:
         """Register what is new in the repository folder, and return it; folders that cannot be are logged.
 
-        Raises `InvalidValue` where the engine has no repository, or the folder is gone.
+        It takes what is there at once, also what a look by itself would still wait for. Policies are read anew. Raises
+        `InvalidValue` where the engine has no repository, or the folder is gone.
         """
         return await self._send(self._engine.scan)
 
@@ -106,10 +121,18 @@ class Engine(Seated):
             seconds("timeout_s", timeout_s)
         loop = running_loop()
         inference = self._inference(self._homes.of(loop), None, model, inputs, version, key)
-        request = inference.begin()
+        until_s = None if timeout_s is None else loop.time() + timeout_s
+        try:
+            request = inference.begin()
+        except Evicted:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    request = await begun(inference.begin, self._until_ready)
+            except TimeoutError:
+                raise inference.timed_out(timeout_s or 0.0) from None
         if request is None:
             return inference.reply
-        deadline = None if timeout_s is None else Deadline(loop, timeout_s)
+        deadline = None if until_s is None else Deadline(loop, until_s)
         try:
             while request is not None:
                 request.waiter = future = (deadline or loop).create_future()
@@ -135,7 +158,8 @@ class Engine(Seated):
         Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
         """
-        return Chunks(self._stream(self._homes.of(running_loop()), None, model, inputs, version, key))
+        stream = self._stream(self._homes.of(running_loop()), None, model, inputs, version, key)
+        return Chunks(stream, self._until_ready)
 
     # --- swaps ---
 
@@ -214,13 +238,14 @@ class Engine(Seated):
 class Chunks:
     """A streamed answer; entered and read by one task."""
 
-    def __init__(self, stream: Stream) -> None:
-        """Hold nothing yet."""
+    def __init__(self, stream: Stream, until_ready: UntilReady) -> None:
+        """Hold nothing yet; `until_ready` waits for a version that was evicted."""
         self._stream = stream
+        self._until_ready = until_ready
 
     async def __aenter__(self) -> Self:
-        """Pick and pin a version; raises `InvalidInput` and what `lease` raises."""
-        self._stream.open()
+        """Pick and pin a version; raises `InvalidInput` and what `lease` raises. Cancelled, it holds nothing."""
+        await begun(self._stream.open, self._until_ready)
         return self
 
     async def __aexit__(
@@ -289,6 +314,7 @@ class Events:
 async def open_engine(
     *,
     repository: Path | str | None = None,
+    watch_s: float | None = 2.0,
     memory_budget_bytes: int | None = None,
     debug_references: bool = False,
     strict_references: bool = False,
@@ -296,6 +322,9 @@ async def open_engine(
     stuck_loads_max: int = 8,
 ) -> AsyncGenerator[Engine, None]:
     """Open an engine in a thread of its own for the block, and close both behind it, also where that is cancelled.
+
+    What the `repository` holds is registered at the start, and what comes into it every `watch_s` seconds; None: only
+    with `scan()`.
 
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
@@ -308,6 +337,7 @@ async def open_engine(
         partial(
             open_on_trio,
             repository=repository,
+            watch_s=watch_s,
             memory_budget_bytes=memory_budget_bytes,
             debug_references=debug_references,
             strict_references=strict_references,

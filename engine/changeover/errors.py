@@ -76,6 +76,10 @@ class CommandNotAvailable(CallerError):
     """There is no such command, or it cannot be imported."""
 
 
+class VersionInUse(CallerError):
+    """The version cannot be taken out of the registry: it is loaded, being loaded, or has traffic."""
+
+
 class SwapNotAllowed(CallerError):
     """A swap or rollback that makes no sense: to itself, from what is not active, of what did not happen."""
 
@@ -121,6 +125,12 @@ class LoadFailed(ModelError):
     """The loader raised, or returned something that is not a model."""
 
 
+class SourceUnavailable(LoadFailed):
+    """The source could not be read just now, also not when it was tried again: a network or a disk was away."""
+
+    retryable: ClassVar[bool] = True
+
+
 class LoadTimeout(LoadFailed):
     """The load ran into its time limit; its thread is left behind as a named zombie."""
 
@@ -132,7 +142,7 @@ class LoadCancelled(LoadFailed):
 
 
 class WarmUpFailed(LoadFailed):
-    """The model raised on its warm-up data; it never saw traffic."""
+    """The warm-up data could not be had, did not fit, or the model raised on it."""
 
 
 class PredictFailed(ModelError):
@@ -157,6 +167,13 @@ class TryAgain(ChangeoverError):
 
 class NotReady(TryAgain):
     """The model has no version that takes requests just now."""
+
+
+class Evicted(NotReady):
+    """The version was unloaded to make room for another; this call has ordered its reload, which may take a while.
+
+    `infer`, streams and leases taken with `async with` wait for it; a lease taken with `with` raises this.
+    """
 
 
 class Overloaded(TryAgain):

@@ -5,7 +5,7 @@ NumPy is not needed here: an array is anything with a `shape` and a `dtype`. Own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -22,6 +22,13 @@ class FatalModelError(Exception):
     """A model raises this (or a subclass) from `predict` to say that it is beyond use and must be loaded afresh."""
 
 
+class SourceAway(Exception):
+    """A loader raises this (or a subclass) where its source cannot be reached just now, and trying again may help.
+
+    Connections that fail, time-outs and a disk that is away (`OSError`s of that kind) count as that by themselves.
+    """
+
+
 @attrs.frozen
 class TensorSpec:
     """One input or output of a model."""
@@ -34,13 +41,21 @@ class TensorSpec:
     """One entry per dimension: a number, or a name or None for a free one; `BATCH` first where it can be batched."""
 
 
+def _as_tensors(value: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    tensors = tuple(value)
+    for tensor in tensors:
+        if not isinstance(tensor, TensorSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - plugins without a type checker
+            raise TypeError(f"a signature is made of TensorSpecs, not of {type(tensor).__name__}")
+    return tensors
+
+
 @attrs.frozen
 class Signature:
     """What a model takes and gives."""
 
-    inputs: tuple[TensorSpec, ...] = ()
+    inputs: tuple[TensorSpec, ...] = attrs.field(default=(), converter=_as_tensors)
     """Every input; all of them are required."""
-    outputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = attrs.field(default=(), converter=_as_tensors)
     """Every output."""
     checked: bool = True
     """False where the model says nothing about its inputs (a plain callable): requests go through unlooked at."""
@@ -120,5 +135,8 @@ class Loader(Protocol):
     """True where loading runs code that came with the source; such versions need `allow_code=True`."""
 
     def load(self, source: Source) -> Model:
-        """Load; runs in a thread of its own and may block. Whatever it raises becomes a `LoadFailed`."""
+        """Load; runs in a thread of its own and may block. Whatever it raises becomes a `LoadFailed`.
+
+        After a `SourceAway` it is tried again, as often as the version's `load_retries` says.
+        """
         ...

@@ -6,39 +6,34 @@ that runs a loop. Ctrl-C in a call that waits interrupts it, and goes on when it
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from changeover.core.checks import seconds
 from changeover.core.shift import Shift
-from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation, WaitOutcome
+from changeover.core.snapshots import DrainOutcome, Reply, SwapOperation, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
-from changeover.errors import WrongLoop
+from changeover.errors import Evicted, RequestTimeout, WrongLoop
+from changeover.runtime import thread_parts
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
-from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.feed import Feed
 from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.stay import Nowhere
-from changeover.runtime.streaming import Stream
+from changeover.runtime.thread_parts import Chunks, Events, Here, go_on, wait_for
 from changeover.runtime.worker import Replies
 
 __all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
 _T = TypeVar("_T")
-
-_SLICE_S = 1.0
-"""A thread that waits looks up this often: a Ctrl-C that comes in the very moment in which a lock falls asleep does not
-wake it. `test_ctrl_c_leaves_a_request` meets that moment now and then."""
 
 
 class Engine(Seated):
@@ -47,7 +42,7 @@ class Engine(Seated):
     def __init__(self, seat: Seat) -> None:
         """Be the face of the engine that sits there."""
         super().__init__(seat, Nowhere())
-        self._home = Replies(_Here(), _go_on)
+        self._home = Replies(Here(), go_on)
         self._host.homes.append(self._home)
 
     # --- versions ---
@@ -69,13 +64,25 @@ class Engine(Seated):
         """Take a version out of use, wait for its holders and close it; return how the drain ended.
 
         It is never closed in use: out of time it stays in quarantine until its last holder leaves. Joins a running
-        unload. Interrupted, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and `SwapInProgress`.
+        unload; calls a running load off. Interrupted, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and
+        `SwapInProgress`.
         """
         return self._send(partial(self._engine.unload, model, version, drain=drain, force=force))
 
-    def warm_up(self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+    def unregister(self, model: str, version: str) -> None:
+        """Forget a version that is not loaded; its name may be registered anew, with another source.
+
+        One in quarantine goes, too: who still holds it keeps its model until he leaves. Interrupted, it may be known
+        still. Raises `ModelNotRegistered` and `VersionInUse`.
+        """
+        self._send(partial(self._engine.unregister, model, version))
+
+    def warm_up(
+        self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]] | str | Path
+    ) -> None:
         """Run inputs through a ready version under a `warmup` reference; its state and its traffic stay as they are.
 
+        `data` is what the `warmup` of a `VersionSpec` may be: inputs, a file or folder of them, or `"signature"`.
         Interrupted, the data goes on running. Raises `VersionNotLoaded` and `WarmUpFailed`.
         """
         self._send(partial(self._engine.warm_up, model, version, as_data(data)))
@@ -83,7 +90,8 @@ class Engine(Seated):
     def scan(self) -> tuple[VersionSpec, ...]:
         """Register what is new in the repository folder, and return it; folders that cannot be are logged.
 
-        Raises `InvalidValue` where the engine has no repository, or the folder is gone.
+        It takes what is there at once, also what a look by itself would still wait for. Policies are read anew. Raises
+        `InvalidValue` where the engine has no repository, or the folder is gone.
         """
         return self._send(self._engine.scan)
 
@@ -114,7 +122,7 @@ class Engine(Seated):
         gate = threading.Lock()
         gate.acquire()
         inference = self._inference(self._home, gate, model, inputs, version, key)
-        request = inference.begin()
+        request = self._begun(inference.begin, lambda: inference.timed_out(timeout_s or 0.0), until_s)
         while request is not None:
             try:
                 in_time = self._pass(gate, until_s)
@@ -137,7 +145,8 @@ class Engine(Seated):
         Each chunk is a `Reply`. The version is held until the block ends; a model without `predict_stream` gives one
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it.
         """
-        return Chunks(self._stream(self._home, None, model, inputs, version, key))
+        stream = self._stream(self._home, None, model, inputs, version, key)
+        return Chunks(stream, lambda: self._begun(stream.open, None, None))
 
     # --- swaps ---
 
@@ -189,15 +198,35 @@ class Engine(Seated):
 
     # --- inside ---
 
+    def _begun(
+        self, begin: Callable[[], _T], timed_out: Callable[[], RequestTimeout] | None, until_s: float | None
+    ) -> _T:
+        """Begin a request; where its version was evicted, wait until it is there again, or the clock says `until_s`."""
+        while True:
+            try:
+                return begin()
+            except Evicted as error:
+                missing = error
+            limit_s = float("inf") if until_s is None else max(0.0, until_s - self._ports.clock.now())
+            in_time = self._send(partial(self._reloaded_within, missing, limit_s))
+            if timed_out is not None and not in_time:
+                raise timed_out()
+
+    async def _reloaded_within(self, missing: Evicted, limit_s: float) -> bool:
+        """Wait, on the engine's loop, for a version that was evicted; False where it takes longer."""
+        with trio.move_on_after(limit_s) as scope:
+            await self._until_ready_there(missing.model or "", missing.version)
+        return not scope.cancelled_caught
+
     def _pass(self, gate: threading.Lock, until_s: float | None) -> bool:
         """Return once the gate is open, or False once the engine's clock says `until_s`."""
-        while not gate.acquire(timeout=_SLICE_S if until_s is None else self._slice_s(until_s)):
+        while not gate.acquire(timeout=thread_parts.SLICE_S if until_s is None else self._slice_s(until_s)):
             if until_s is not None and self._ports.clock.now() >= until_s:
                 return False
         return True
 
     def _slice_s(self, until_s: float) -> float:
-        return min(_SLICE_S, max(0.0, until_s - self._ports.clock.now()))
+        return min(thread_parts.SLICE_S, max(0.0, until_s - self._ports.clock.now()))
 
     def _send(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Have the engine's loop make a call, and wait for its end.
@@ -210,11 +239,11 @@ class Engine(Seated):
         errand = Errand(call, ended.set)
         try:
             self._seat.send(errand)
-            _wait(ended)
+            wait_for(ended)
         except BaseException:
             self._seat.call_off(errand)
             try:
-                _wait(ended)
+                wait_for(ended)
             finally:
                 errand.leave()
             raise
@@ -224,97 +253,11 @@ class Engine(Seated):
         raise AssertionError("`async with` is refused before")
 
 
-class _Here:
-    """The way to whoever waits in a thread of its own: it is woken where the answer was made."""
-
-    def soon(self, callback: Callable[[], None], *, idempotent: bool = False) -> bool:
-        """Call `callback` at once."""
-        callback()
-        return True
-
-
-class Chunks:
-    """A streamed answer; entered and read by one thread."""
-
-    def __init__(self, stream: Stream) -> None:
-        """Hold nothing yet."""
-        self._stream = stream
-
-    def __enter__(self) -> Self:
-        """Pick and pin a version; raises `InvalidInput` and what `lease` raises."""
-        self._stream.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let the version go; what is being computed is finished first, in its own thread."""
-        self._stream.close()
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> Reply:
-        """Return the next chunk; interrupted, the stream has ended.
-
-        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
-        """
-        gate = threading.Lock()
-        gate.acquire()
-        request = self._stream.pull(gate)
-        while request is not None:
-            try:
-                while not gate.acquire(timeout=_SLICE_S):
-                    pass
-            except BaseException:
-                self._stream.leave(request)
-                raise
-            if request.reply is not None or request.error is not None or request.is_end:
-                request = self._stream.take(request)
-            # else the gate was opened, late, for the pull before this one
-        if self._stream.chunk is None:
-            raise StopIteration
-        return self._stream.chunk
-
-
-class Events:
-    """One reader: `with engine.events() as events: for event in events`."""
-
-    def __init__(self, feed: Feed) -> None:
-        """Read from `feed`."""
-        self._feed = feed
-
-    def __enter__(self) -> Self:
-        """Begin to listen."""
-        self._feed.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop listening."""
-        self._feed.stop()
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> Event | EventsDropped:
-        """Return the next event, or what was dropped before it; blocks. Ends with the engine."""
-        while (event := self._feed.take()) is None:
-            there = threading.Event()
-            self._feed.call(there.set)
-            _wait(there)
-        if event == ENDED:
-            raise StopIteration
-        return event
-
-
 @contextmanager
 def open_engine(
     *,
     repository: Path | str | None = None,
+    watch_s: float | None = 2.0,
     memory_budget_bytes: int | None = None,
     debug_references: bool = False,
     strict_references: bool = False,
@@ -322,6 +265,9 @@ def open_engine(
     stuck_loads_max: int = 8,
 ) -> Generator[Engine, None, None]:
     """Open an engine in a thread of its own for the block, and close both behind it, also where that is interrupted.
+
+    What the `repository` holds is registered at the start, and what comes into it every `watch_s` seconds; None: only
+    with `scan()`.
 
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
@@ -335,6 +281,7 @@ def open_engine(
         partial(
             open_on_trio,
             repository=repository,
+            watch_s=watch_s,
             memory_budget_bytes=memory_budget_bytes,
             debug_references=debug_references,
             strict_references=strict_references,
@@ -347,7 +294,7 @@ def open_engine(
     error: BaseException | None = None
     seat.open()
     try:
-        _wait(opened)
+        wait_for(opened)
         if seat.engine is not None:
             yield Engine(seat)
     except BaseException as raised:  # noqa: BLE001 - it is raised again below, once the engine is closed
@@ -363,24 +310,12 @@ def _close(seat: Seat, over: threading.Event, error: BaseException | None) -> No
     seat.close(error)
     while not seat.is_over:
         try:
-            _wait(over)
+            wait_for(over)
         except BaseException as raised:  # noqa: BLE001 - Ctrl-C, or whatever a signal handler raises
             interrupted = raised
     seat.join()
     if interrupted is not None:
         raise interrupted
-
-
-def _wait(event: threading.Event) -> None:
-    """Return once the event is there; Ctrl-C is heard meanwhile, within `_SLICE_S` at the latest."""
-    while not event.wait(_SLICE_S):
-        pass
-
-
-def _go_on(gate: threading.Lock) -> None:
-    """Let whoever waits go on, unless somebody else has."""
-    with contextlib.suppress(RuntimeError):
-        gate.release()
 
 
 def _refuse_on_trio() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from changeover.core.occupancy import Overlaps
 from changeover.runtime.ports import Ports, Served, TrioWake
 
 T = TypeVar("T")
@@ -116,6 +117,32 @@ class VirtualThreads:
             await trio.sleep(duration)
 
 
+class VirtualMemory:
+    """What the world's process occupies: what a test says, and nothing that is known unless it does."""
+
+    def __init__(self) -> None:
+        """Know nothing, and hand nothing back."""
+        self.overlaps = Overlaps()
+        self.resident: int | None = None
+        """What `resident_bytes` returns; models change it as they are loaded and closed."""
+        self.on_give_back: Callable[[bool], None] | None = None
+        """Called with whether to collect before; None: nothing can be handed back."""
+        self.given_back: list[bool] = []
+        """Each time that memory was asked back, whether after a collection."""
+
+    def resident_bytes(self) -> int | None:
+        """Return what was set."""
+        return self.resident
+
+    def give_back(self, *, collect: bool) -> bool:
+        """Do what was set."""
+        self.given_back.append(collect)
+        if self.on_give_back is None:
+            return False
+        self.on_give_back(collect)
+        return True
+
+
 class World:
     """A virtual world: hand `ports` to `open_engine`, and say in `durations` how long blocking work takes."""
 
@@ -125,7 +152,8 @@ class World:
         """By name of the work: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`; 0 s where not named."""
         wake = TrioWake(trio.lowlevel.current_trio_token())
         self.threads = VirtualThreads(spawn, lambda name: self.durations.get(name, 0.0))
-        self.ports = Ports(VirtualClock(), random.Random(seed), wake, self.threads)
+        self.memory = VirtualMemory()
+        self.ports = Ports(VirtualClock(), random.Random(seed), wake, self.threads, self.memory)
 
 
 @asynccontextmanager

@@ -6,7 +6,9 @@ one count of the process.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +102,56 @@ class Witnessed:
 
 def trivial() -> Trivial:
     """Make a model that does nothing."""
+    return Trivial()
+
+
+class Weighty(Trivial):
+    """A model that is nothing, and says that it occupies 100 bytes."""
+
+    __slots__ = ()
+
+    def memory_bytes(self) -> int:
+        """Return what it says that it occupies."""
+        return 100
+
+
+def weighty() -> Weighty:
+    """Make a model that occupies 100 bytes."""
+    return Weighty()
+
+
+LOAD_S = 0.8
+"""How long the loads take that others feel, or do not."""
+
+gate = threading.Event()
+"""Open: the loads that hang come back."""
+
+
+def loads_in_c() -> Trivial:
+    """Work without the GIL, as a library does that reads weights."""
+    ends = time.perf_counter() + LOAD_S
+    while time.perf_counter() < ends:
+        hashlib.pbkdf2_hmac("sha256", b"weights", b"salt", 100_000)
+    return Trivial()
+
+
+def loads_in_python() -> Trivial:
+    """Work with the GIL, as a loader does that builds its model object by object."""
+    ends = time.perf_counter() + LOAD_S
+    while time.perf_counter() < ends:
+        sum(range(1_000))
+    return Trivial()
+
+
+def loads_slowly() -> Trivial:
+    """Wait, as for a slow disk."""
+    time.sleep(LOAD_S)
+    return Trivial()
+
+
+def hangs() -> Trivial:
+    """Wait for the gate."""
+    gate.wait()
     return Trivial()
 
 

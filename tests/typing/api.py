@@ -26,6 +26,7 @@ from changeover import (
     Guard,
     Holder,
     Lease,
+    ModelPolicy,
     ReferenceStatistics,
     ReferenceTracker,
     Release,
@@ -67,6 +68,7 @@ async def opening() -> None:
         assert_type(plain, Engine)
     async with changeover.open_engine(
         repository=Path("models"),
+        watch_s=None,
         memory_budget_bytes=2**30,
         debug_references=True,
         strict_references=True,
@@ -102,10 +104,19 @@ def registering(engine: Engine) -> None:
     engine.register("digits", "3", Path("digits.onnx"), loader="onnx")
 
 
+def policies(engine: Engine) -> None:
+    engine.set_policy("digits", ModelPolicy("latest", count=2, plan=Shift.canary()))
+    engine.set_policy("digits", ModelPolicy("specific", versions=["1", "2"]))
+    engine.set_policy("digits", None)
+    assert_type(engine.policy("digits"), ModelPolicy)
+
+
 async def versions(engine: Engine) -> None:
     await engine.load("digits", "1")
     await engine.ensure_loaded("digits", "1")
     await engine.warm_up("digits", "1", {"x": object()})
+    await engine.warm_up("digits", "1", "signature")
+    await engine.warm_up("digits", "1", Path("warmup.npz"))
     await engine.unload("digits", "1")
     await engine.unload("digits", "1", drain=Drain(deadline_s=5.0, then="quarantine"), force=True)
     await engine.unload("digits", "1", drain=Drain(stream_deadline_s=60.0))
@@ -126,6 +137,8 @@ def load_info(engine: Engine) -> None:
     assert_type(info.request_count, int)
     assert_type(info.is_warming_up, bool)
     assert_type(info.warmed_at, float | None)
+    assert_type(info.warmup_done, int)
+    assert_type(info.warmup_total, int | None)
     assert_type(info.status, VersionState)
     assert_type(info.error, str | None)
     method: str = info.memory_method

@@ -108,3 +108,11 @@ def is_type(*types: type) -> Validator:
 
 def void(_value: object) -> None:
     """Drop a value, so that a validator returns None."""
+
+
+def describe(error: BaseException | None) -> str:
+    """Return an error's type and text, also where the text itself cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 - whatever an error's own __str__ does, what it ended gets its outcome
+        return type(error).__name__

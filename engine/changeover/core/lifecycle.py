@@ -24,8 +24,12 @@ class Event(Enum):
     """The loader raised or returned no model."""
     OVERDUE = auto()
     """Loading and warming up took too long."""
+    LOAD_RETRIED = auto()
+    """The loader said that trying again may help, and it is time to."""
     LOAD_CANCELLED = auto()
     """Nobody wants it any more."""
+    LOAD_PUT_OFF = auto()
+    """A version that stays routed is not loaded again just now: nobody waits for it, or there is no room."""
     WARMED = auto()
     """It answered all its warm-up data."""
     WARM_FAILED = auto()
@@ -38,6 +42,10 @@ class Event(Enum):
     """The drain is out of time."""
     ZERO = auto()
     """Nobody holds it."""
+    EVICT = auto()
+    """Its memory is wanted for another one, and nobody seems to hold it; ZERO or GIVE_BACK follows at once."""
+    DROP = auto()
+    """Nobody wants it back: take its traffic away, or let it go without waiting for who holds it."""
     CLOSED = auto()
     """Its `close()` has returned after an orderly end."""
     CLOSED_FAILED = auto()
@@ -61,6 +69,10 @@ class Action(Enum):
     """Let references be taken, and tell the router."""
     SHUT = auto()
     """Take it out of the router; no new references; then watch for zero."""
+    PARK = auto()
+    """No new references; it stays routed, so that the next request finds out that it is to be loaded again."""
+    UNROUTE = auto()
+    """Take the traffic away that it has though it is not loaded."""
     CLOSE = auto()
     """Close the model, which nobody holds, in a thread of its own."""
     RETIRE = auto()
@@ -83,25 +95,29 @@ _LOADABLE: Mapping[Event, Transition] = {Event.LOAD: Transition(S.LOADING, (Acti
 TABLE: Mapping[S, Mapping[Event, Transition]] = {
     S.REGISTERED: _LOADABLE,
     S.UNLOADED: _LOADABLE,
-    S.EVICTED: _LOADABLE,
+    S.EVICTED: {**_LOADABLE, Event.DROP: Transition(S.UNLOADED, (Action.UNROUTE,))},
     S.FAILED: _LOADABLE,
     S.LOADING: {
         Event.LOADED: Transition(S.WARMING, (Action.START_WARM,)),
-        Event.LOAD_FAILED: Transition(S.FAILED),
-        Event.OVERDUE: Transition(S.FAILED, (Action.ABANDON_LOAD,)),
-        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.ABANDON_LOAD,)),
-        Event.CRASHED: Transition(S.FAILED, (Action.ABANDON_LOAD,)),
+        Event.LOAD_FAILED: Transition(S.FAILED, (Action.UNROUTE,)),
+        Event.LOAD_RETRIED: Transition(S.LOADING, (Action.START_LOAD,)),
+        Event.OVERDUE: Transition(S.FAILED, (Action.ABANDON_LOAD, Action.UNROUTE)),
+        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.ABANDON_LOAD, Action.UNROUTE)),
+        Event.LOAD_PUT_OFF: Transition(S.EVICTED, (Action.ABANDON_LOAD,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.ABANDON_LOAD, Action.UNROUTE)),
     },
     S.WARMING: {
         Event.WARMED: Transition(S.READY, (Action.OPEN,)),
         Event.WARM_FAILED: Transition(S.UNLOADING, (Action.CLOSE,)),
         # The thread that runs the warm-up data cannot be stopped, so the model is closed when it comes back.
-        Event.OVERDUE: Transition(S.FAILED, (Action.RETIRE,)),
-        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.RETIRE,)),
-        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
+        Event.OVERDUE: Transition(S.FAILED, (Action.RETIRE, Action.UNROUTE)),
+        Event.LOAD_CANCELLED: Transition(S.UNLOADED, (Action.RETIRE, Action.UNROUTE)),
+        Event.LOAD_PUT_OFF: Transition(S.EVICTED, (Action.RETIRE,)),
+        Event.CRASHED: Transition(S.FAILED, (Action.RETIRE, Action.UNROUTE)),
     },
     S.READY: {
         Event.DRAIN: Transition(S.DRAINING, (Action.SHUT,)),
+        Event.EVICT: Transition(S.DRAINING, (Action.PARK,)),
         Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
     },
     S.DRAINING: {
@@ -113,14 +129,15 @@ TABLE: Mapping[S, Mapping[Event, Transition]] = {
     S.QUARANTINED: {
         Event.ZERO: Transition(S.UNLOADING, (Action.CLOSE,)),
         Event.GIVE_BACK: Transition(S.READY, (Action.OPEN,)),
+        Event.DROP: Transition(S.UNLOADED, (Action.RETIRE,)),
         Event.CRASHED: Transition(S.FAILED, (Action.RETIRE,)),
     },
     S.UNLOADING: {
         Event.CLOSED: Transition(S.UNLOADED),
-        Event.CLOSED_FAILED: Transition(S.FAILED),
+        Event.CLOSED_FAILED: Transition(S.FAILED, (Action.UNROUTE,)),
         Event.CLOSED_EVICTED: Transition(S.EVICTED),
         # The close thread goes on by itself; whatever it closes is already nobody's.
-        Event.CRASHED: Transition(S.FAILED),
+        Event.CRASHED: Transition(S.FAILED, (Action.UNROUTE,)),
     },
 }
 

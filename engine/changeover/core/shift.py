@@ -161,6 +161,11 @@ class Shift:
         )
 
     @property
+    def tries_out(self) -> bool:
+        """Whether both versions serve for a while, so that both must be loaded."""
+        return bool(self.stages) or self.confirmation is not None
+
+    @property
     def confirmation(self) -> Stage | None:
         """The last stage, with all of the traffic; None where there is none."""
         if self.confirm_s == 0 and self.confirm_samples == 0:

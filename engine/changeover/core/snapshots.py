@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
+from changeover.core.occupancy import MemoryMethod
 from changeover.core.values import SwapState, VersionKey, VersionState
 from changeover.errors import ReferenceLeakError
 
@@ -160,17 +161,24 @@ class VersionLoadInfo:
     """How long the loader took, in seconds."""
     memory_bytes: int | None
     """What it occupies; None where nobody knows."""
-    memory_method: Literal["model", "hint", "source_size", "unknown"]
-    """Where `memory_bytes` comes from: the model's own figure, the spec's hint, the size of the source file."""
+    memory_method: MemoryMethod
+    """Where `memory_bytes` comes from: the model's own figure, what the process grew by while it was loaded, the spec's
+    hint, the size of the source file. Growth is a figure only where no other load, warm-up or close ran meanwhile."""
     request_count: int
     """How many references of any kind are held on it now."""
     is_warming_up: bool
     """True while warm-up data runs through it."""
     warmed_at: float | None
     """When its last warm-up ended, in seconds since 1970; None: never."""
+    warmup_done: int
+    """How many requests the warm-up that began last has done; 0 where there was none."""
+    warmup_total: int | None
+    """How many it has; None where that is not known, because files are still unread, or there was none."""
     status: VersionState
     error: str | None
     """Why it failed, or None."""
+    memory_returned_bytes: int | None = None
+    """What its last unload gave back to the system; None: it was never unloaded, or nobody could tell."""
 
 
 @attrs.frozen
@@ -307,11 +315,18 @@ class EventsDropped:
 EVENT_KINDS = frozenset(
     {
         "version_registered",
+        "version_unregistered",
+        "load_retrying",
         "version_state",
+        "warmup_progress",
         "load_stuck",
         "load_stuck_ended",
         "close_failed",
+        "memory_returned",
         "version_restarting",
+        "policy_set",
+        "repository_lost",
+        "repository_found",
         "traffic_shifted",
         "guard_tripped",
         "swap_paused",
@@ -355,5 +370,9 @@ class Statistics:
     """The sum of all memory reservations."""
     budget_bytes: int | None
     """What may be reserved; None: no limit."""
+    resident_bytes: int | None
+    """What the process occupies; None where the system does not tell."""
+    baseline_bytes: int | None
+    """What it occupied when the engine was opened; the same."""
     children_restarted: int
     """How often a supervisor restarted something."""

@@ -1,4 +1,4 @@
-"""Bytes under a budget: reservations, pins, and the order in which idle ones would go.
+"""Bytes under a budget: reservations, pins, and which idle ones go where there is no room.
 
 Pure bookkeeping over keys; it loads and frees nothing. One owner, one thread; the sum never exceeds the budget:
 what does not fit is refused and changes nothing.
@@ -6,7 +6,7 @@ what does not fit is refused and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 import attrs
@@ -18,7 +18,6 @@ K = TypeVar("K", bound=Hashable)
 class _Entry:
     bytes: int
     pinned: bool
-    used: int
 
 
 @attrs.define
@@ -30,7 +29,6 @@ class Store(Generic[K]):
     reserved_bytes: int = attrs.field(default=0, init=False)
     """The sum of all reservations."""
     _entries: dict[K, _Entry] = attrs.field(factory=dict[K, _Entry], init=False)
-    _uses: int = attrs.field(default=0, init=False)
 
     def __contains__(self, key: object) -> bool:
         """Return whether `key` has a reservation."""
@@ -44,7 +42,7 @@ class Store(Generic[K]):
         """Reserve for a new key; False, and no change, where it does not fit or the key has a reservation."""
         if key in self._entries or wanted < 0 or not self.room_for(wanted):
             return False
-        self._entries[key] = _Entry(wanted, pinned, self._tick())
+        self._entries[key] = _Entry(wanted, pinned)
         self.reserved_bytes += wanted
         return True
 
@@ -65,25 +63,32 @@ class Store(Generic[K]):
         self.reserved_bytes -= entry.bytes
         return entry.bytes
 
-    def touch(self, key: K) -> None:
-        """Make `key` the most recently used."""
-        self._entries[key].used = self._tick()
+    def bytes_of(self, key: K) -> int:
+        """Return what is reserved for `key`, 0 where it has no reservation."""
+        entry = self._entries.get(key)
+        return entry.bytes if entry is not None else 0
 
-    def victims(self, wanted: int, *, idle: Callable[[K], bool]) -> tuple[K, ...] | None:
-        """Return the fewest least recently used, idle, unpinned keys whose end makes room; None where none suffice."""
+    def victims(
+        self, wanted: int, *, last_used: Callable[[K], float | None], is_leaving: Callable[[K], bool]
+    ) -> tuple[K, ...] | None:
+        """Return the least recently used keys whose end makes room for `wanted` more bytes; None where none suffice.
+
+        `last_used` returns None for what is in use; what is pinned never goes. What is leaving already counts as room
+        to come: the empty tuple says that waiting for it is enough.
+        """
+        if self.budget_bytes is None:
+            return ()
+        missing = self.reserved_bytes + wanted - self.budget_bytes
+        idle: list[tuple[float, int, K, int]] = []
+        for order, (key, entry) in enumerate(self._entries.items()):
+            if is_leaving(key):
+                missing -= entry.bytes
+            elif not entry.pinned and entry.bytes > 0 and (used := last_used(key)) is not None:
+                idle.append((used, order, key, entry.bytes))
         going: list[K] = []
-        missing = 0 if self.budget_bytes is None else self.reserved_bytes + wanted - self.budget_bytes
-        for key, entry in self._by_age():
+        for _used, _order, key, size in sorted(idle, key=lambda item: item[:2]):
             if missing <= 0:
                 break
-            if idle(key) and not entry.pinned and entry.bytes > 0:
-                going.append(key)
-                missing -= entry.bytes
+            going.append(key)
+            missing -= size
         return tuple(going) if missing <= 0 else None
-
-    def _by_age(self) -> Iterable[tuple[K, _Entry]]:
-        return sorted(self._entries.items(), key=lambda item: item[1].used)
-
-    def _tick(self) -> int:
-        self._uses += 1
-        return self._uses

@@ -16,9 +16,29 @@ from attrs.validators import optional
 from changeover.core.checks import is_count, is_not_empty, is_one_of, is_seconds, is_sha256, is_type, is_word
 from changeover.errors import InvalidValue
 
+SIGNATURE: Literal["signature"] = "signature"
+"""The warm-up that the engine makes up itself, by the model's signature."""
 
-def as_data(data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """Return warm-up data as a tuple of mappings; a single mapping is one request. Raises `InvalidValue`."""
+WARMUP_SUFFIXES = (".json", ".npz")
+"""How the names of files of warm-up data end."""
+
+WarmUpData = tuple[Mapping[str, Any], ...] | Literal["signature"] | Path
+"""Requests, the word "signature", or where a file or a folder of files of them lies."""
+
+
+def as_data(data: Mapping[str, Any] | Iterable[Mapping[str, Any]] | str | Path) -> WarmUpData:
+    """Return mappings as a tuple, where a single one is one request, and a name as "signature" or as a path.
+
+    Raises `InvalidValue`; what lies at a path is looked at when it is wanted.
+    """
+    if isinstance(data, Path):
+        return data
+    if isinstance(data, str):
+        if data == SIGNATURE:
+            return SIGNATURE
+        if not data.lower().endswith(WARMUP_SUFFIXES):
+            raise InvalidValue(f'warm-up data is mappings, "{SIGNATURE}", or a .json or .npz file, not {data!r}')
+        return Path(data)
     if not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
         raise InvalidValue(f"warm-up data must be mappings of names to arrays, not {data!r} ({type(data).__name__})")
     single = cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else None
@@ -108,8 +128,9 @@ class VersionSpec:
     """The loader's entry-point name."""
     options: Mapping[str, Any] = attrs.field(kw_only=True, factory=dict[str, Any], validator=is_type(Mapping))
     """The loader's own settings."""
-    warmup: tuple[Mapping[str, Any], ...] = attrs.field(kw_only=True, default=(), converter=as_data)
-    """Inputs by name, one mapping or several, that are run through the model before it takes traffic."""
+    warmup: WarmUpData = attrs.field(kw_only=True, default=(), converter=as_data)
+    """What is run through the model before it takes traffic: inputs by name, one mapping or several; a .json or .npz
+    file of them, or the `Path` of a folder of such files; or `"signature"`: zeros of the shapes that it declares."""
     isolation: Literal["inline", "process"] = attrs.field(
         kw_only=True,
         default="inline",
@@ -134,8 +155,14 @@ class VersionSpec:
     """The hexadecimal digest that the source file must have; None: any."""
     memory_hint_bytes: int | None = attrs.field(kw_only=True, default=None, validator=optional(is_count(0)))
     """What to reserve before the load; None: the size of the source file."""
+    load_retries: int = attrs.field(kw_only=True, default=3, validator=is_count(0))
+    """How often a load is tried again, with growing pauses, where the loader says that its source was only away."""
     load_timeout_s: float = attrs.field(kw_only=True, default=60.0, validator=is_seconds(zero=False))
     """How long loading and warming up may take together, in seconds."""
+    errors_in_a_row_max: int | None = attrs.field(kw_only=True, default=None, validator=optional(is_count()))
+    """After so many exceptions of `predict` in a row the version has crashed, and is started again; None: never.
+    A call that returns ends the row, whatever it returns: a new start mends no model whose answers are no mappings. A
+    batch that is tried again request by request counts as those. `InvalidInput` from the model blames the request."""
 
     @property
     def key(self) -> VersionKey:
@@ -153,8 +180,9 @@ class Drain:
         default="quarantine", validator=is_one_of("quarantine", "cancel", "rollback", "wait")
     )
     """`quarantine`: keep it loaded without traffic until the last holder leaves; `cancel`: end its async leases, its
-    streams and the requests that wait in its queue with `LeaseRevoked`, then quarantine; `rollback`: take requests
-    again, in a swap with all of the traffic; `wait`: no bound at all."""
+    streams and the requests that wait in its queue with `LeaseRevoked`, where they cannot move to the version that has
+    the traffic, then quarantine; `rollback`: take requests again, in a swap with all of the traffic; `wait`: no bound
+    at all."""
     grace_s: float = attrs.field(default=5.0, validator=is_seconds())
     """How long `cancel` waits for those whose blocks it ended, in seconds."""
     stream_deadline_s: float | None = attrs.field(default=None, validator=optional(is_seconds()))

@@ -37,8 +37,13 @@ class Actor(ABC, Generic[M]):
             self._refuse(message)
             return
         self._lane.post(message)
-        if self._name not in self._supervisor:
+        if not self.has_task:
             self._supervisor.start(ChildSpec(self._name, self._run, self._crashed, Restart(), self._ended))
+
+    @property
+    def has_task(self) -> bool:
+        """Whether its task runs, or waits to be started again."""
+        return self._name in self._supervisor
 
     def post_soon(self, message: M) -> None:
         """Put a message into the mailbox from any thread; an engine that is gone never hears of it."""

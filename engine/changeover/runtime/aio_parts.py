@@ -133,12 +133,12 @@ class Deadline:
 
     __slots__ = ("_future", "_is_late", "_loop", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
-        """Start the timer."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, until_s: float) -> None:
+        """Start the timer, which rings when the loop's clock says `until_s`."""
         self._loop = loop
         self._is_late = False
         self._future: asyncio.Future[Any] | None = None
-        self._timer = loop.call_later(timeout_s, self._ring)
+        self._timer = loop.call_at(until_s, self._ring)
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future that is set when the answer is there, or the time is up."""

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from changeover.core import lifecycle
-from changeover.core.checks import seconds, text
+from changeover.core.checks import seconds, text, word
+from changeover.core.policy import ModelPolicy
 from changeover.core.snapshots import (
     Audit,
     Balance,
@@ -27,15 +28,17 @@ from changeover.core.snapshots import (
 from changeover.core.store import Store
 from changeover.core.tally import peek
 from changeover.core.values import VersionKey, VersionSpec, VersionState
-from changeover.errors import ChangeoverError, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
+from changeover.errors import ChangeoverError, Evicted, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
 from changeover.runtime.mailbox import twin
+from changeover.runtime.orders import LoadOrder
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker, ReferenceWorld
 from changeover.runtime.registry import Registry
+from changeover.runtime.repository import Memory
 from changeover.runtime.router import Router
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import Slots
@@ -58,6 +61,7 @@ class Settings:
     """What `open_engine` was called with."""
 
     repository: Path | None = None
+    watch_s: float | None = None
     memory_budget_bytes: int | None = None
     debug_references: bool = False
     close_timeout_s: float = 10.0
@@ -74,6 +78,7 @@ class EngineBase:
         self._bus = Bus(ports.clock)
         self._store: Store[int] = Store(settings.memory_budget_bytes)
         self._registry = Registry()
+        self._seen: Memory = {}
         self._router = Router(ports.random, self._bus, self._explain)
         self._host = Host(
             ports, self._store, self._bus,
@@ -83,13 +88,15 @@ class EngineBase:
         self._version_supervisor = Supervisor(ports)
         self._saga_supervisor = Supervisor(ports)
         self._world = World(
-            ports, self._host, self._bus, self._version_supervisor, self._router.opened, self._router.shut
-        )
+            ports, self._host, self._bus, self._version_supervisor,
+            self._router.opened, self._router.shut, self._router.park, self._router.unroute,
+        )  # fmt: skip
         self._slots: Slots[Saga] = Slots()
         self._swap_world = SwapWorld(
             ports, self._bus, self._host, self._router, journal, self._version, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
+        self._host.keeps = self._is_swapped
         where = caller if settings.debug_references else None
         blocks = OnTrio(ports.wake)
         self._waits = Waits(blocks)
@@ -155,6 +162,32 @@ class EngineBase:
         self._bus.emit("version_registered", spec.key, loader=spec.loader, source=str(spec.source))
         return spec
 
+    # --- policies ---
+
+    def set_policy(self, model: str, policy: ModelPolicy | None) -> None:
+        """Say which versions of a model are loaded by themselves and whether traffic moves to newer ones, from now on.
+
+        It goes before the model's `policy.toml`; None takes it back. It orders, and waits for nothing; what it could
+        not do before is tried once more. The model's first version may come later. Raises `InvalidValue`.
+        """
+        self._check_open()
+        word("model", model)
+        if policy is not None and not isinstance(policy, ModelPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidValue(f"policy must be a ModelPolicy or None, not {policy!r}")
+
+        def put() -> None:
+            self._registry.set_policy(model, policy)
+            self._bus.emit("policy_set", model=model, load=policy.load if policy else None, by="hand")
+
+        self._on_loop(put)
+
+    def policy(self, model: str) -> ModelPolicy:
+        """Return what is in force for a model; the default one does nothing. Raises `ModelNotRegistered`."""
+        found = self._registry.policy(model)
+        if found is None:
+            self._registry.versions(model)
+        return found or ModelPolicy()
+
     # --- using ---
 
     def lease(
@@ -209,7 +242,7 @@ class EngineBase:
         key = VersionKey(model, version)
         spec = self._registry.get(key)
         known = self._versions.get(key)
-        return _info(known or Version(spec, self._world))
+        return _info(known or Version(spec, self._world), self._host.returned_bytes.get(key))
 
     def swap_status(self, swap_id: str) -> SwapOperation:
         """Return a swap as it stands; raises `SwapNotFound`."""
@@ -250,6 +283,8 @@ class EngineBase:
             swaps_open=sum(1 for saga in self._sagas.copy().values() if not saga.has_ended),
             reserved_bytes=self._store.reserved_bytes,
             budget_bytes=self._store.budget_bytes,
+            resident_bytes=self._ports.memory.resident_bytes(),
+            baseline_bytes=self._host.baseline_bytes,
             children_restarted=self._version_supervisor.restarts + self._saga_supervisor.restarts,
         )
 
@@ -292,18 +327,48 @@ class EngineBase:
             state = self._state(VersionKey(model, version))
             said = f"{model}/{version} takes no requests: it is {state.value}"
             candidate = self._versions.get(VersionKey(model, version))
+            if candidate is not None and candidate.is_evicted:
+                return self._reload(candidate)
             if state in lifecycle.RESTING and not (candidate and candidate.is_coming):
                 return VersionNotLoaded(f"{said}; use await engine.load(...)", model=model, version=version)
             return NotReady(said, model=model, version=version)
+        evicted = [v for v in map(self._versions.get, (VersionKey(model, v) for v in known)) if v and v.is_evicted]
+        if evicted:
+            return self._reload(evicted[-1])
         states = ", ".join(f"{v} is {self._state(VersionKey(model, v)).value}" for v in known)
         return NotReady(
             f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model
         )
 
 
-def _info(version: Version) -> VersionLoadInfo:
+    def _forget(self, key: VersionKey) -> None:
+        """Forget a version that rests."""
+        self._versions.pop(key, None)
+        self._registry.remove(key)
+        self._host.returned_bytes.pop(key, None)
+        self._bus.emit("version_unregistered", key)
+
+    def _reload(self, version: Version) -> Evicted:
+        """Order that an evicted version comes back, from any thread, and return what its caller is told meanwhile."""
+
+        def order() -> None:
+            if version.is_evicted and not version.is_coming:
+                version.post(LoadOrder())
+
+        self._ports.wake.soon(order)
+        text = f"{version.key} was evicted to make room for another version, and is being loaded again; try again"
+        return Evicted(text, model=version.key.model, version=version.key.version)
+
+    def _is_swapped(self, key: VersionKey) -> bool:
+        """Return whether a version takes part in a swap that has the slot of its model."""
+        saga = self._slots.holder(key.model)
+        return saga is not None and key in (saga.swap.old, saga.swap.new)
+
+
+def _info(version: Version, returned_bytes: int | None) -> VersionLoadInfo:
     loaded = version.loaded
     size, method = loaded.memory if loaded else (None, "unknown")
+    warmup_done, warmup_total = loaded.progress.at if loaded else (0, None)
     return VersionLoadInfo(
         model=version.key.model,
         version=version.key.version,
@@ -315,8 +380,11 @@ def _info(version: Version) -> VersionLoadInfo:
         request_count=len(loaded.account.held) if loaded else 0,
         is_warming_up=loaded is not None and loaded.warming > 0,
         warmed_at=loaded.warmed_at if loaded else None,
+        warmup_done=warmup_done,
+        warmup_total=warmup_total,
         status=version.state,
         error=str(version.error) if version.error else None,
+        memory_returned_bytes=returned_bytes,
     )
 
 

@@ -6,17 +6,21 @@ Each says what its cancellation leaves behind. It spawns nothing: orders go to v
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import trio
 
+from changeover.core import lifecycle
 from changeover.core.checks import seconds
 from changeover.core.snapshots import DrainOutcome, Reply, WaitOutcome
 from changeover.core.values import Drain, VersionKey, VersionSpec, VersionState, as_data
 from changeover.errors import (
     AlreadyLoaded,
     ChangeoverError,
+    Evicted,
     InvalidValue,
     LastVersion,
     LoadFailed,
@@ -25,11 +29,13 @@ from changeover.errors import (
     SwapInProgress,
     TooManyStuckLoads,
 )
-from changeover.runtime import registry
+from changeover.runtime import why
 from changeover.runtime.events import logger
-from changeover.runtime.inference import Inference
+from changeover.runtime.inference import Inference, UntilReady, begun
+from changeover.runtime.keeper import Looked
 from changeover.runtime.mailbox import Promise
-from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder, WarmOrder
+from changeover.runtime.orders import CalledOff, DrainOrder, DropOrder, LoadOrder, WarmOrder
+from changeover.runtime.repository import Found, look
 from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import Swapping
 from changeover.runtime.version import Version
@@ -63,27 +69,46 @@ class Engine(Swapping):
         """Take a version out of use, wait for its holders and close it; return how the drain ended.
 
         It is never closed in use: out of time it stays in quarantine until its last holder leaves. Joins a running
-        unload. Cancelled, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and `SwapInProgress`.
+        unload; calls a running load off. Cancelled, the unload goes on. Raises `VersionNotLoaded`, `LastVersion` and
+        `SwapInProgress`.
         """
         target = self._named(model, version)
         saga = self._slots.holder(model)
         if saga is not None and target.key in (saga.swap.old, saga.swap.new):
             raise SwapInProgress(f"{target.key} takes part in swap {saga.swap.id}; roll that back first", model=model)
-        if target.state is VersionState.READY and not force and self._ready(model) == [version]:
+        if not force and self._ready(model) == [version]:
             raise LastVersion(
                 f"{target.key} is the only version of {model} that takes requests; swap to another, or use force=True",
                 model=model, version=version,
             )  # fmt: skip
-        order = DrainOrder(drain or Drain())
+        order = DrainOrder(drain or Drain(), calls_off_load=True)
         target.post(order)
         outcome = await order.outcome.wait()
         if outcome.result == "drained":
             await order.closed.wait()
         return outcome
 
-    async def warm_up(self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+    async def unregister(self, model: str, version: str) -> None:
+        """Forget a version that is not loaded; its name may be registered anew, with another source.
+
+        One in quarantine goes, too: who still holds it keeps its model until he leaves. Cancelled, it may be known
+        still. Raises `ModelNotRegistered` and `VersionInUse`.
+        """
+        target = self._named(model, version)
+        order = DropOrder()
+        target.post(order)
+        await order.done.wait()
+        if target.is_coming or target.state not in lifecycle.RESTING:
+            raise why.in_use(target.key, target.state)  # somebody ordered its load meanwhile
+        if self._versions.get(target.key) is target:  # else somebody else has forgotten it, and the name may be taken
+            self._forget(target.key)
+
+    async def warm_up(
+        self, model: str, version: str, data: Mapping[str, Any] | Iterable[Mapping[str, Any]] | str | Path
+    ) -> None:
         """Run inputs through a ready version under a `warmup` reference; its state and its traffic stay as they are.
 
+        `data` is what the `warmup` of a `VersionSpec` may be: inputs, a file or folder of them, or `"signature"`.
         Cancelled, the data goes on running. Raises `VersionNotLoaded` and `WarmUpFailed`.
         """
         target = self._named(model, version)
@@ -94,20 +119,15 @@ class Engine(Swapping):
     async def scan(self) -> tuple[VersionSpec, ...]:
         """Register what is new in the repository folder, and return it; folders that cannot be are logged.
 
-        Raises `InvalidValue` where the engine has no repository, or the folder is gone.
+        It takes what is there at once, also what a look by itself would still wait for. Policies are read anew. Raises
+        `InvalidValue` where the engine has no repository, or the folder is gone.
         """
         self._check_open()
-        repository = self._settings.repository
-        if repository is None:
+        if self._settings.repository is None:
             raise InvalidValue("this engine has no repository folder; pass repository=... to open_engine")
-        done: Promise[registry.Found] = Promise()
-        self._ports.offload.start(
-            "scan", lambda: registry.scan(repository), lambda found, error: _keep(done, found, error)
-        )
-        found = await done.wait()
-        for problem in found.problems:
-            logger.warning("not registered: %s", problem)
-        return tuple(self._register_found(found.specs))
+        done: Promise[Found] = Promise()
+        self._look(lambda found, error: _keep(done, found, error), at_once=True)
+        return self._take(await done.wait())
 
     async def wait_for_drain(self, model: str, version: str, timeout_s: float = 30.0) -> WaitOutcome:
         """Return once nobody holds the version; raises `DrainTimeout`, which names the holders. Changes nothing."""
@@ -136,7 +156,10 @@ class Engine(Swapping):
         inference = self._inference(self._host.replies, trio.lowlevel.current_task(), model, inputs, version, key)
         if timeout_s is not None:
             seconds("timeout_s", timeout_s)
-        request = inference.begin()
+        try:
+            request = inference.begin()
+        except Evicted:
+            return await self._infer_reloaded(inference, timeout_s)
         if request is None:
             return inference.reply
         if timeout_s is None:
@@ -155,9 +178,17 @@ class Engine(Swapping):
         chunk. The version before answers for one on trial that fails before its first chunk, and never after it. Leave
         the block yourself: where it lies in a generator that is dropped, it is left when that is collected.
         """
-        return Chunks(self._stream(self._host.replies, None, model, inputs, version, key))
+        stream = self._stream(self._host.replies, None, model, inputs, version, key)
+        return Chunks(stream, self._until_ready)
 
     # --- inside ---
+
+    async def _infer_reloaded(self, inference: Inference, timeout_s: float | None) -> Reply:
+        """Answer a request whose version was evicted, once that is there again."""
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
+            return await _answer(inference, await begun(inference.begin, self._until_ready))
+        assert scope.cancelled_caught
+        raise inference.timed_out(timeout_s or 0.0)
 
     async def _load(self, version: Version) -> None:
         order = LoadOrder()
@@ -171,12 +202,13 @@ class Engine(Swapping):
     def _ready(self, model: str) -> list[str]:
         """Return the versions that take requests and are not about to be drained."""
         known = [self._versions.get(VersionKey(model, version)) for version in self._registry.versions(model)]
-        return [v.key.version for v in known if v and v.state is VersionState.READY and not v.is_leaving]
+        ready = [v for v in known if v and (v.state is VersionState.READY or v.is_evicted) and not v.is_leaving]
+        return [version.key.version for version in ready]
 
     async def _until_ready(self, model: str, version: str | None) -> None:
-        """Join a load of the model that runs; raises `NotReady` where none does, or it fails."""
+        """Join a load of the model that runs, or order that of an evicted version; raises `NotReady`."""
         for key, candidate in self._versions.items():
-            if key.model == model and version in (None, key.version) and candidate.is_coming:
+            if key.model == model and version in (None, key.version) and (candidate.is_coming or candidate.is_evicted):
                 try:
                     await self._load(candidate)
                 except AlreadyLoaded:
@@ -184,7 +216,28 @@ class Engine(Swapping):
                 except (LoadFailed, OverBudget, TooManyStuckLoads) as error:
                     raise NotReady(f"{key} was awaited and is not coming: {error}", model=model) from error
                 return
+            if key == (model, version) and candidate.state is VersionState.READY:
+                await trio.lowlevel.checkpoint()  # it came back before we looked
+                return
         raise self._explain(model, version)
+
+    def _look(self, deliver: Looked, *, at_once: bool) -> None:
+        """Start a look at the repository, in a thread."""
+        repository, known = self._settings.repository, self._registry
+        assert repository is not None, "who has none does not look"
+        work = partial(look, repository, known.known, self._seen, at_once=at_once, left=known.left)
+        self._ports.offload.start("scan", work, deliver)
+
+    def _take(self, found: Found) -> tuple[VersionSpec, ...]:
+        """Register what a look has found, and put the policies in force that it has read."""
+        self._seen = found.memory
+        for problem in found.problems:
+            logger.warning("not registered: %s", problem)
+        taken = tuple(self._register_found(found.specs))
+        for model, policy in found.policies.items():
+            if self._registry.keep_policy(model, policy):
+                self._bus.emit("policy_set", model=model, load=policy.load, by="file")
+        return taken
 
     def _register_found(self, specs: Iterable[VersionSpec]) -> Iterable[VersionSpec]:
         for spec in specs:
@@ -199,15 +252,16 @@ class Engine(Swapping):
 class Chunks:
     """A streamed answer; entered and read by one task."""
 
-    def __init__(self, stream: Stream) -> None:
-        """Hold nothing yet."""
+    def __init__(self, stream: Stream, until_ready: UntilReady) -> None:
+        """Hold nothing yet; `until_ready` waits for a version that was evicted."""
         self._stream = stream
+        self._until_ready = until_ready
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Pick and pin a version; raises `InvalidInput` and what `lease` raises. Cancelled, it holds nothing."""
         await trio.lowlevel.checkpoint()
-        self._stream.open()
+        await begun(self._stream.open, self._until_ready)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -258,7 +312,7 @@ async def _sleep(asking: Inference | Stream, request: Request) -> None:
     await trio.lowlevel.wait_task_rescheduled(leave)
 
 
-def _keep(done: Promise[registry.Found], found: registry.Found | None, error: BaseException | None) -> None:
+def _keep(done: Promise[Found], found: Found | None, error: BaseException | None) -> None:
     """Pass on what a scan came to."""
     if found is not None:
         done.settle(found)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import trio
 
-from changeover.core.checks import count, seconds
+from changeover.core.checks import count, describe, seconds
 from changeover.core.values import Drain, SwapState
 from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, WrongLoop
 from changeover.runtime import fork
@@ -20,18 +21,32 @@ from changeover.runtime.base import Settings
 from changeover.runtime.calls import Engine
 from changeover.runtime.events import logger
 from changeover.runtime.journal import MemoryJournal
+from changeover.runtime.keeper import Keeper, KeeperWorld
 from changeover.runtime.orders import DrainOrder
-from changeover.runtime.ports import Ports
+from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.supervisor import Supervisor
 
 
 class _Running(Engine):
     """An engine with its tasks."""
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     """What crashed it."""
     is_orphan = False
     """True in a forked process: its threads and its loop stayed behind."""
+
+    def __init__(self, settings: Settings, ports: Ports, journal: Journal) -> None:
+        """Wire the parts together; nothing runs yet."""
+        super().__init__(settings, ports, journal)
+        self._keeper = Keeper(
+            KeeperWorld(
+                ports, self._bus, self._version_supervisor, self._registry, self._router, self._slots,
+                self._versions, self._sagas, self._version,
+                swap=lambda model, to, policy: self.start_swap(model, to, plan=policy.plan, on_busy="supersede"),
+                look=lambda looked: self._look(looked, at_once=False),
+                take=self._take,
+            )
+        )  # fmt: skip
 
     async def start_in(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
         """Start the supervisors, then register what the repository holds; a crash of theirs cancels `body`."""
@@ -41,13 +56,15 @@ class _Running(Engine):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._settings.repository is not None:
             await self.scan()
+            if self._settings.watch_s is not None:
+                self._keeper.watch(self._settings.watch_s)
 
     async def _run(self, supervisor: Supervisor, body: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         """Run a supervisor; its crash is the engine's."""
         try:
             with trio.CancelScope(shield=True):  # whatever is cancelled around the engine, it is closed in order
                 await supervisor.run(task_status=task_status)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the body must hear of it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the body must hear of it, and all be closed
             self.failure = self.failure or error
             logger.error("the engine crashed", exc_info=error)
             self._router.refuse(self.failed())
@@ -64,6 +81,7 @@ class _Running(Engine):
         if self.is_orphan:
             self._leave_child()
             return
+        self._keeper.stop()  # first: nothing is loaded or swapped any more that nobody ordered
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
         with trio.move_on_after(self._settings.close_timeout_s):
@@ -136,6 +154,7 @@ class _Running(Engine):
 async def open_engine(
     *,
     repository: Path | str | None = None,
+    watch_s: float | None = 2.0,
     memory_budget_bytes: int | None = None,
     debug_references: bool = False,
     strict_references: bool = False,
@@ -145,12 +164,16 @@ async def open_engine(
 ) -> AsyncGenerator[Engine, None]:
     """Open an engine for the block, and close it behind it.
 
+    What the `repository` holds is registered at the start, and what comes into it every `watch_s` seconds; None: only
+    with `scan()`.
+
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
     comes out as it is. A crash of the engine cancels the body and raises `EngineFailed`. `ports` is for simulators.
     """
     settings = Settings(
         repository=Path(repository) if repository is not None else None,
+        watch_s=None if watch_s is None else seconds("watch_s", watch_s, zero=False),
         memory_budget_bytes=None if memory_budget_bytes is None else count("memory_budget_bytes", memory_budget_bytes),
         debug_references=debug_references,
         close_timeout_s=seconds("close_timeout_s", close_timeout_s),
@@ -169,6 +192,9 @@ async def open_engine(
                 error = raised
             whole.shield = True
             await engine.stop()
+    interruption = _interruption(engine.failure)
+    if interruption is not None:
+        raise interruption
     if engine.failure is not None and (error is None or isinstance(error, Exception)):
         raise _both(engine.failed(), error)
     engine.settle_accounts(strict=strict_references and error is None)
@@ -187,8 +213,15 @@ def _system_ports() -> Ports:
         ) from None
 
 
+def _interruption(failure: BaseException | None) -> BaseException | None:
+    """Return what is no crash: a Ctrl-C, say, that came in the middle of one of the engine's own steps."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = cast("BaseExceptionGroup[BaseException]", failure).exceptions[0]
+    return None if isinstance(failure, Exception) else failure
+
+
 def _both(failed: EngineFailed, error: Exception | None) -> ChangeoverError:
     """Return the engine's crash, with what the body made of it."""
     if error is not None and not isinstance(error, EngineFailed):
-        failed.add_note(f"the body raised too: {type(error).__name__}: {error}")
+        failed.add_note(f"the body raised too: {describe(error)}")
     return failed

@@ -7,30 +7,30 @@ model is closed on arrival. It never closes a model that somebody holds. Later h
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 import trio
 
 from changeover.core.books import Books
+from changeover.core.checks import describe
 from changeover.core.messages import STREAMS, USES
+from changeover.core.occupancy import occupied
 from changeover.core.store import Store
-from changeover.core.values import VersionKey, VersionSpec
+from changeover.core.values import VersionKey, VersionSpec, WarmUpData
 from changeover.errors import LeaseRevoked, OverBudget, TooManyStuckLoads, VersionCrashed
 from changeover.plugin import Loader
-from changeover.runtime import loaders
+from changeover.runtime import loaders, memory
 from changeover.runtime.accounts import make_account
 from changeover.runtime.events import Bus
-from changeover.runtime.loaded import LoadedModel, MemoryMethod
-from changeover.runtime.mailbox import Promise
+from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.ports import Ports
-from changeover.runtime.worker import Replies, Request, fail, handle, send
-
-Ended = Callable[[BaseException | None], None]
-"""Told, on the loop, that something in a thread is over, and with which error."""
+from changeover.runtime.room import Room, Want
+from changeover.runtime.serving import Ended, Serving
+from changeover.runtime.warming import WarmUp
+from changeover.runtime.worker import Replies, Request, send
 
 
 class LoadListener(Protocol):
@@ -50,22 +50,33 @@ class LoadJob:
     """None: nobody waits, and it is a zombie."""
     number: int
     """Of the incarnation that it loads; its reservation stands under it."""
+    want: Want | None = None
+    """What it stands in line for: room to load, or room for more than was reserved."""
+    loaded: LoadedModel | None = None
+    """What it brought, while that waits for room."""
 
 
-class Host:
+class Host(Serving):
     """Loads and closes models in this process; called on the loop, but for what its threads do."""
 
     def __init__(self, ports: Ports, store: Store[int], bus: Bus, *, record_references: bool, stuck_max: int) -> None:
         """Reserve in `store`, tell `bus`, and start no further load once `stuck_max` of them hang."""
+        super().__init__(ports)
         self.loaders = loaders.Loaders()
+        self.keeps: Callable[[VersionKey], bool] = lambda _key: False
+        """Whether a version must not be evicted though nobody holds it: it takes part in a swap."""
+        self.room = Room(store, last_used=self._last_used, is_leaving=self._is_leaving, evict=self._evict)
         self.jobs: dict[VersionKey, LoadJob] = {}
         self.books = Books()
+        self.baseline_bytes = ports.memory.resident_bytes()
+        """The resident set of the process when the engine was opened; None where the system does not tell."""
+        self.returned_bytes: dict[VersionKey, int | None] = {}
+        """What each version's last unload gave back to the system; None where that could not be told."""
         self._living: dict[int, LoadedModel] = {}
         self._buried = trio.lowlevel.ParkingLot()
         self.replies = Replies(ports.wake, trio.lowlevel.reschedule)
         self.homes: list[Replies] = []
         """The ways back to other loops than the engine's."""
-        self._ports = ports
         self._store = store
         self._bus = bus
         self._record = record_references
@@ -95,9 +106,10 @@ class Host:
         return loads + warm_ups
 
     def load(self, spec: VersionSpec, listener: LoadListener) -> LoadJob:
-        """Start a load thread, or adopt the one that hangs; raises `TooManyStuckLoads`, `OverBudget` and `LoadFailed`.
+        """Start a load thread, or adopt the one that hangs; raises `TooManyStuckLoads` and `LoaderNotInstalled`.
 
-        The budget is checked against the spec's hint or the size of the source now, and the real size afterwards.
+        The thread starts when there is room for the spec's hint or the size of the source, perhaps after others were
+        evicted, and the real size is checked afterwards; the listener hears `OverBudget` where there is none.
         """
         job = self.jobs.get(spec.key)
         if job is not None:
@@ -112,15 +124,15 @@ class Host:
                 model=spec.model, version=spec.version,
             )  # fmt: skip
         loader = self.loaders.find(spec)
-        number = next(self._numbers)
-        self._reserve(spec, number)
-        job = self.jobs[spec.key] = LoadJob(spec, self._ports.clock.now(), listener, number)
-        self._ports.offload.start(
-            f"load {spec.key}",
-            lambda: self._load(loader, job),
-            lambda loaded, error: self._ended(job, loaded, error),
-            orphaned=lambda loaded, _error: loaded.close() if loaded else None,
+        job = self.jobs[spec.key] = LoadJob(spec, self._ports.clock.now(), listener, next(self._numbers))
+        hint = memory.guess(spec)[0] or 0
+        job.want = Want(
+            bytes=lambda: hint,
+            take=lambda: self._store.reserve(job.number, hint, pinned=spec.pinned),
+            granted=lambda: self._start_load(loader, job),
+            refused=lambda: self._hand_over(job, None, self._over_budget(spec, hint)),
         )
+        self.room.ask(job.want)
         return job
 
     def abandon(self, job: LoadJob) -> None:
@@ -128,78 +140,46 @@ class Host:
         job.listener = None
         if self.jobs.get(job.spec.key) is not job:
             return  # it came back in this very moment; who started it finds the model in its mailbox
+        if job.want is not None:
+            want, job.want = job.want, None
+            self._hand_over(job, job.loaded, None)
+            self.room.leave(want)
+            return
         self._bus.emit("load_stuck", job.spec.key, since_s=self._ports.clock.now() - job.began_s)
 
-    def warm(self, loaded: LoadedModel, data: Sequence[Mapping[str, Any]], ended: Ended) -> None:
-        """Run data through a model whose gate is open, in a thread of its own, holding it until the thread is done."""
+    def warm(self, loaded: LoadedModel, data: WarmUpData, ended: Ended) -> None:
+        """Run data through a model whose gate is open, in a thread of its own, holding it until the thread is done.
+
+        Where the gate is shut meanwhile, it stops before its next request; `ended` hears why.
+        """
         clock = self._ports.clock
+        tell = partial(self._bus.emit, "warmup_progress", loaded.key)
+        warm_up = WarmUp(loaded, data, self._ports.wake.soon, lambda done, total: tell(done=done, total=total))
         ref = loaded.account.acquire(("warmup", clock.now(), None, None))
         assert ref is not None, "a model is warmed before it is shut"
         loaded.warming += 1
+        loaded.progress = warm_up.progress
         began = False
 
         def work() -> None:
             nonlocal began
             began = True
             try:
-                with loaded.in_thread(ref):
-                    for inputs in data:
-                        loaded.check(inputs)
-                        loaded.predict(inputs)
+                with loaded.in_thread(ref), memory.Window(self._ports.memory):
+                    warm_up.run()
             finally:
                 loaded.account.release(ref)
 
         def deliver(_value: None, error: BaseException | None) -> None:
-            if not began:
+            if began:
+                warm_up.end()
+            else:
                 loaded.account.release(ref)  # no thread could be started for it
             loaded.warming -= 1
             loaded.warmed_at = loaded.warmed_at if error else clock.wall()
             ended(error)
 
         self._ports.offload.start(f"warm {loaded.key}", work, deliver)
-
-    def serve(self, loaded: LoadedModel, number: int, ended: Ended) -> None:
-        """Start a worker thread that takes batches from the model's lane until that is closed."""
-        name = f"worker {loaded.key} {number}"
-        work = partial(handle, loaded)
-        self._ports.offload.serve(name, loaded.lane, work, lambda _value, error: ended(error))
-
-    async def work(self, loaded: LoadedModel, number: int) -> None:
-        """Be responsible for one worker thread, which ends with its lane; raises what ended it before."""
-        ended: Promise[None] = Promise()
-        self.serve(loaded, number, lambda error: ended.fail(error) if error else ended.settle(None))
-        await ended.wait()
-
-    def run_aside(self, loaded: LoadedModel, request: Request) -> bool:
-        """Answer one request in a thread of its own; False where as many are answered so as may be queued."""
-        loaded.aside.add(request)  # announced first: of two threads neither gets in above the bound
-        if len(loaded.aside) > loaded.spec.queue_limit:
-            loaded.aside.discard(request)
-            return False
-
-        def ended(_value: None, error: BaseException | None) -> None:
-            loaded.aside.discard(request)
-            if error is not None:  # no thread could be started for it
-                fail(loaded, request, error)
-
-        work = partial(handle, loaded, [request])
-        self._ports.offload.start(f"predict {loaded.key}", work, ended)
-        return True
-
-    def pull(self, loaded: LoadedModel, work: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
-        """Have a thread of its own do a piece of work for a stream; `failed` hears where none could be started."""
-        began = False
-
-        def run() -> None:
-            nonlocal began
-            began = True
-            work()
-
-        def ended(_value: None, error: BaseException | None) -> None:
-            if not began and error is not None:
-                failed(error)
-
-        self._ports.offload.start(f"stream {loaded.key}", run, ended)
 
     def revoke(self, loaded: LoadedModel, kinds: frozenset[str] = USES | STREAMS) -> None:
         """Ask holders of these kinds to let go; requests that wait in the queue are answered, and never run."""
@@ -224,12 +204,17 @@ class Host:
             request.error = VersionCrashed(text, model=loaded.key.model, version=loaded.key.version, ran="no")
         send(waiting)
 
+        # In use it goes when its holders leave, and that has no bound: nobody should wait for its bytes.
+        loaded.is_leaving = not loaded.account.held
+
         def zero() -> None:
+            loaded.is_leaving = True
             if not self._ports.wake.soon(close):
-                loaded.close()
+                _close_here(loaded)
 
         def close() -> None:
             if loaded.account.held:
+                loaded.is_leaving = False
                 loaded.account.watch(zero)  # a zero of before the gate was shut, told late
             else:
                 self.close(loaded, _ignore)
@@ -243,13 +228,23 @@ class Host:
             if loaded.is_open:
                 error = _close_here(loaded) or error  # no thread could be started for it
             self._bury(loaded)
-            self._store.free(loaded.number)
+            self._note_return(loaded)
+            self._free(loaded.number)
             if error is not None:
-                self._bus.emit("close_failed", loaded.key, error=f"{type(error).__name__}: {error}")
+                self._bus.emit("close_failed", loaded.key, error=describe(error))
             self._buried.unpark_all()
             closed(error)
 
-        self._ports.offload.start(f"close {loaded.key}", loaded.close, ended)
+        loaded.is_leaving = True
+        self._ports.offload.start(f"close {loaded.key}", partial(memory.close, loaded, self._ports.memory), ended)
+
+    def _note_return(self, loaded: LoadedModel) -> None:
+        """Tell what a closed model gave back, where the system tells what the process occupies."""
+        found = loaded.returned
+        self.returned_bytes[loaded.key] = found.returned_bytes if found else None
+        if found is not None and found.resident_bytes is not None:
+            told = attrs.asdict(found)
+            self._bus.emit("memory_returned", loaded.key, **told, baseline_bytes=self.baseline_bytes)
 
     def _bury(self, loaded: LoadedModel) -> None:
         """Keep of a closed model no more than the sums of its account."""
@@ -259,42 +254,82 @@ class Host:
     def _load(self, loader: type[Loader], job: LoadJob) -> LoadedModel:
         """Be the load thread."""
         spec, clock = job.spec, self._ports.clock
-        began_s = clock.now()
-        model, size = loaders.load(loader, spec)
-        load_s = clock.now() - began_s
+        with memory.Window(self._ports.memory) as window:
+            began_s = clock.now()
+            brought = loaders.load(loader, spec)
+            load_s = clock.now() - began_s
+            grown = window.grown_bytes()
         account = make_account(spec.key, clock.now, record=self._record)
-        loaded = LoadedModel(spec, model, account, number=job.number, loaded_at=clock.wall(), load_s=load_s)
-        loaded.memory = (size, "model") if size is not None else _guess(spec)
+        loaded = LoadedModel(spec, brought, account, number=job.number, loaded_at=clock.wall(), load_s=load_s)
+        loaded.memory, loaded.grown_bytes = occupied(brought.size, grown, memory.guess(spec)), grown
         return loaded
 
     def _ended(self, job: LoadJob, loaded: LoadedModel | None, error: BaseException | None) -> None:
         """Take what a load thread brings: hand it to who waits, or close it."""
-        key, listener = job.spec.key, job.listener
-        del self.jobs[key]
+        if job.listener is None:
+            self._bus.emit("load_stuck_ended", job.spec.key, after_s=self._ports.clock.now() - job.began_s)
         if loaded is None:
-            self._store.free(job.number)
-        else:
-            self._living[loaded.number] = loaded
-            self.books.enter(loaded.key, loaded.account)
-        if listener is None:
-            self._bus.emit("load_stuck_ended", key, after_s=self._ports.clock.now() - job.began_s)
-            if loaded is not None:
-                self.close(loaded, _ignore)
-        elif loaded is not None and not self._fits(loaded):
-            over = self._over_budget(job.spec, loaded.memory[0] or 0)
-            self.close(loaded, lambda _error: listener(None, over))
-        else:
-            listener(loaded, error)
-
-    def _fits(self, loaded: LoadedModel) -> bool:
-        """Correct the reservation by what the model really occupies; False where the budget has no room for that."""
+            self._hand_over(job, None, error)
+            self._free(job.number)
+            return
+        self._living[loaded.number] = loaded
+        self.books.enter(loaded.key, loaded.account)
         size = loaded.memory[0]
-        return size is None or self._store.correct(loaded.number, size)
+        if size is None or job.listener is None:
+            self._hand_over(job, loaded, None)
+            return
+        job.loaded = loaded
+        job.want = Want(
+            bytes=lambda: size - self._store.bytes_of(job.number),
+            take=lambda: self._store.correct(job.number, size),
+            granted=lambda: self._hand_over(job, loaded, None),
+            refused=lambda: self._hand_over(job, loaded, self._over_budget(job.spec, size)),
+        )
+        self.room.ask(job.want, first=True)
 
-    def _reserve(self, spec: VersionSpec, number: int) -> None:
-        hint = _guess(spec)[0] or 0
-        if not self._store.reserve(number, hint, pinned=spec.pinned):
-            raise self._over_budget(spec, hint)
+    def _start_load(self, loader: type[Loader], job: LoadJob) -> None:
+        job.want = None
+        self._ports.offload.start(
+            f"load {job.spec.key}",
+            lambda: self._load(loader, job),
+            lambda loaded, error: self._ended(job, loaded, error),
+            orphaned=lambda loaded, _error: loaded.close() if loaded else None,
+        )
+
+    def _hand_over(self, job: LoadJob, loaded: LoadedModel | None, error: BaseException | None) -> None:
+        """Say what a load came to; close a model that nobody waits for any more, or that there is no room for."""
+        listener, job.want, job.loaded = job.listener, None, None
+        del self.jobs[job.spec.key]
+        if loaded is None or (listener is not None and error is None):
+            if listener is not None:
+                listener(loaded, error)
+        elif listener is None:
+            self.close(loaded, _ignore)
+        else:
+            self.close(loaded, lambda _error: listener(None, error))
+
+    # --- room ---
+
+    def _free(self, number: int) -> None:
+        self._store.free(number)
+        self.room.look()
+
+    def _last_used(self, number: int) -> float | None:
+        """Return when a model was last asked for, by the engine's clock; None where it must stay."""
+        loaded = self._living.get(number)
+        if loaded is None or loaded.on_evict is None or not loaded.account.open or loaded.account.held:
+            return None
+        return None if self.keeps(loaded.key) else loaded.account.used_s
+
+    def _is_leaving(self, number: int) -> bool:
+        loaded = self._living.get(number)
+        return loaded is not None and loaded.is_leaving
+
+    def _evict(self, number: int) -> None:
+        loaded = self._living[number]
+        loaded.is_leaving = True
+        if loaded.on_evict is not None:
+            loaded.on_evict()
 
     def _over_budget(self, spec: VersionSpec, wanted: int) -> OverBudget:
         budget, reserved = self._store.budget_bytes or 0, self._store.reserved_bytes
@@ -305,21 +340,11 @@ class Host:
         )  # fmt: skip
 
 
-def _guess(spec: VersionSpec) -> tuple[int | None, MemoryMethod]:
-    """Return what a version will occupy, as far as can be told without loading it."""
-    if spec.memory_hint_bytes is not None:
-        return spec.memory_hint_bytes, "hint"
-    try:
-        return Path(spec.source).stat().st_size, "source_size"
-    except (OSError, ValueError):
-        return None, "unknown"
-
-
-def _close_here(loaded: LoadedModel) -> Exception | None:
+def _close_here(loaded: LoadedModel) -> BaseException | None:
     """Close a model on the spot; return what it raised."""
     try:
         loaded.close()
-    except Exception as error:  # noqa: BLE001 - it is reported as `close_failed`
+    except BaseException as error:  # noqa: BLE001 - it is reported as `close_failed`, or there is nobody to hear of it
         return error
     return None
 

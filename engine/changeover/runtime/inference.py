@@ -1,4 +1,4 @@
-"""One `infer` on its way: pick and pin, ask, and where a version on trial fails, ask the one that stands by.
+"""One `infer` on its way: pick and pin, ask; where a version on trial fails, or one goes before it began, ask another.
 
 A state machine without I/O, the same for Trio, asyncio and plain threads: each waits in its own manner between
 `begin` and `next`. It owns the references of its request until they are with a worker, and spawns nothing.
@@ -6,20 +6,25 @@ A state machine without I/O, the same for Trio, asyncio and plain threads: each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 
+from changeover.core.checks import describe
 from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.meter import Meter
 from changeover.core.snapshots import Reply
 from changeover.errors import (
+    CallerError,
     ChangeoverError,
+    Evicted,
     LeaseRevoked,
+    NotReady,
     Overloaded,
     PredictFailed,
+    Ran,
     RequestTimeout,
     VersionCrashed,
 )
@@ -27,6 +32,14 @@ from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Pinned, Router
 from changeover.runtime.worker import Replies, Request
+
+T = TypeVar("T")
+
+UntilReady = Callable[[str, "str | None"], Awaitable[None]]
+"""Waits for a version of a model that is being loaded or was evicted; raises `NotReady` where that comes to nothing."""
+
+MOVES_MAX = 8
+"""So often a request goes to another version before it is told that the last one went; each is a crash or a drain."""
 
 
 @attrs.frozen
@@ -45,8 +58,8 @@ class Asking:
     """What a request and a stream have in common: whom they ask, who stands by, and what is written down of it."""
 
     __slots__ = (
-        "_began_s", "_failure", "_home", "_inputs", "_key", "_meter", "_model", "_pinned", "_version", "_waiter",
-        "_world",
+        "_began_s", "_failure", "_home", "_inputs", "_key", "_left_behind", "_meter", "_model", "_pinned", "_version",
+        "_waiter", "_world",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +84,8 @@ class Asking:
         self._began_s = 0.0
         self._meter: Meter | None = None
         self._failure: ChangeoverError | None = None
+        self._left_behind: tuple[ChangeoverError, ...] = ()
+        """How each version ended that the request waited for in vain."""
 
     def _pin(self, kind: str) -> tuple[Account, RefId]:
         """Pick and pin; raises what `Router.pin` raises."""
@@ -94,32 +109,62 @@ class Asking:
         except BaseException as error:
             account.release(ref)
             self._dismiss()
-            if self._failure is None or not isinstance(error, ChangeoverError):
+            if not isinstance(error, ChangeoverError) or (self._failure is None and not self._left_behind):
                 raise
-            told = self._told(error)
+            self._write_down(error)
         else:
             return rows
-        raise told
+        raise self._told()
 
-    def _fall_back(self, error: ChangeoverError, *, too_late: bool = False) -> tuple[Account, RefId]:
-        """Return the version that stands by and its reference, which are the caller's now; raises where none may."""
-        told, pinned = self._told(error), self._pinned
+    def _elsewhere(self, error: ChangeoverError, kind: str, *, too_late: bool = False) -> tuple[Account, RefId] | None:
+        """Return whom to ask next, pinned: who stands by, or where nothing has run yet whoever takes requests now.
+
+        None where nobody may be asked.
+        """
+        told, pinned = self._write_down(error), self._pinned
         standby, ref = (pinned.standby, pinned.standby_ref) if pinned is not None else (None, None)
-        if too_late or pinned is None or standby is None or ref is None or not falls_back(error):
+        if too_late or not falls_back(error):
             self._dismiss()
-            raise told
-        pinned.standby = None
-        if self._meter is not None:
-            self._meter.note_fallback()
-        return standby, ref
+            return None
+        if pinned is not None and standby is not None and ref is not None:
+            pinned.standby = None
+            if self._meter is not None:
+                self._meter.note_fallback()
+            return standby, ref
+        if self._version is not None or error.ran != "no" or told.ran != "no" or len(self._left_behind) >= MOVES_MAX:
+            return None
+        self._left_behind = (*self._left_behind, told)
+        self._failure = self._pinned = self._meter = None
+        try:
+            return self._pin(kind)
+        except ChangeoverError as nobody:
+            self._write_down(nobody.with_traceback(None))
+            return None
 
-    def _told(self, error: ChangeoverError) -> ChangeoverError:
-        """Return what the caller is told: what the picked version did, and in a note what became of the other try."""
-        if self._failure is None:
-            self._failure = error
+    def _write_down(self, error: ChangeoverError) -> ChangeoverError:
+        """Return what the caller would be told: what the picked version did, and what became of other tries."""
+        if self._failure is not None:
+            self._failure.add_note(f"the version before it was asked, too: {describe(error)}")
+            if self._failure.ran == "no":
+                self._failure.ran = error.ran
+        elif self._left_behind and isinstance(error, CallerError | NotReady):  # it could not be asked at all
+            self._failure = self._left_behind[-1]
+            self._failure.__cause__ = error
         else:
-            self._failure.add_note(f"the version before it was asked, too: {type(error).__name__}: {error}")
+            self._failure = error
+            for gone in self._left_behind:
+                error.add_note(f"before that it had waited in vain: {gone}")
         return self._failure
+
+    def _told(self) -> ChangeoverError:
+        """Return what the caller is told, to be raised at once and kept nowhere.
+
+        Who keeps an error that is raised, in a frame that is left or in something that the frame names, makes a circle
+        through its traceback; and that leads to the model, which nothing may keep when it is unloaded.
+        """
+        told, self._failure, self._left_behind = self._failure, None, ()
+        assert told is not None
+        return told
 
     def _note(self, *, failed: bool) -> None:
         """Write the end down where the version is being compared; of who stands by it would say nothing."""
@@ -133,6 +178,15 @@ class Asking:
         if pinned is not None and pinned.standby is not None:
             standby, pinned.standby = pinned.standby, None
             standby.release(pinned.standby_ref)
+
+
+async def begun(begin: Callable[[], T], until_ready: UntilReady) -> T:
+    """Begin a request, on any loop; where its version was evicted, wait until it is there again."""
+    while True:
+        try:
+            return begin()
+        except Evicted as error:
+            await until_ready(error.model or "", error.version)
 
 
 class Inference(Asking):
@@ -154,8 +208,12 @@ class Inference(Asking):
 
     def next(self, request: Request) -> Request | None:
         """Take the outcome of a request that was waited for; return and raise as `begin` does."""
-        if request.error is not None:
-            return self._failed(request.error)
+        error, request.error = request.error, None
+        if error is not None:
+            try:
+                return self._failed(error)
+            finally:
+                del error
         assert request.reply is not None
         self._answered(request.reply)
         return None
@@ -171,11 +229,15 @@ class Inference(Asking):
 
     def timed_out(self, timeout_s: float) -> RequestTimeout:
         """Return the error for a caller who left because its time was up; it counts against the version."""
+        if not hasattr(self, "_left"):
+            text = f"{self._model} was not loaded again within {timeout_s:g} s"
+            return RequestTimeout(text, model=self._model, ran="no")
         loaded: LoadedModel = self._left.account.owner
         self._note(failed=True)
+        before: Ran = "no" if self._failure is None else self._failure.ran
         return RequestTimeout(
             f"{loaded.key} did not answer within {timeout_s:g} s",
-            model=loaded.key.model, version=loaded.key.version, ran="no" if self._left.withdrawn else "unknown",
+            model=loaded.key.model, version=loaded.key.version, ran=before if self._left.withdrawn else "unknown",
         )  # fmt: skip
 
     # --- inside ---
@@ -184,9 +246,11 @@ class Inference(Asking):
         """Call an inline model right here, or put the request into the version's lane."""
         rows = self._check(account, ref)
         loaded: LoadedModel = account.owner
-        if loaded.inline and loaded.take_turn():
+        if loaded.inline and not loaded.lane.halted and loaded.take_turn():
             try:
-                reply = Reply(loaded.predict(self._inputs, has_turn=True), loaded.key.version)
+                # A model that takes its inputs apart leaves nothing to who answers in its place.
+                inputs = self._inputs if self._pinned is None else dict(self._inputs)
+                reply = Reply(loaded.predict(inputs, has_turn=True), loaded.key.version)
             except (PredictFailed, VersionCrashed) as error:
                 failure: ChangeoverError = error
             except BaseException:
@@ -198,19 +262,26 @@ class Inference(Asking):
             finally:
                 loaded.end_turn()
                 account.release(ref)
-            return self._failed(failure)
+            try:
+                return self._failed(failure)
+            finally:
+                del failure
         return self._queue(loaded, account, ref, rows)
 
     def _queue(self, loaded: LoadedModel, account: Account, ref: RefId, rows: int) -> Request | None:
-        """Put the request into the lane; an inline model whose turn another thread has gets a thread for it."""
+        """Put the request into the lane; an inline model whose turn another thread has gets a thread for it.
+
+        A lane that is halted is served by nobody: who waits in it is told when the version has gone, and its traffic.
+        """
         request = Request(account, ref, self._inputs, rows, self._world.now(), self._home, self._waiter)
         self._home.expect(request)
-        admitted = self._world.host.run_aside(loaded, request) if loaded.inline else loaded.lane.offer(request)
+        aside = loaded.inline and not loaded.lane.halted
+        admitted = self._world.host.run_aside(loaded, request) if aside else loaded.lane.offer(request)
         if admitted:
             return request
         self._home.forget(request)
         account.release(ref)
-        return self._failed(_not_admitted(loaded))
+        return self._failed(not_admitted(loaded))
 
     def _answered(self, reply: Reply) -> None:
         self.reply = reply
@@ -226,10 +297,14 @@ class Inference(Asking):
             shadow.send(copied_to, self._inputs, reply)
 
     def _failed(self, error: ChangeoverError) -> Request | None:
-        """Let the version that stands by answer, where the failure is the model's own; else raise."""
+        """Let another version answer, where one may; else raise."""
         if not isinstance(error, LeaseRevoked):  # which says nothing of the model
             self._note(failed=True)
-        return self._ask(*self._fall_back(error))
+        other = self._elsewhere(error, "request")
+        del error
+        if other is None:
+            raise self._told()
+        return self._ask(*other)
 
 
 def falls_back(error: ChangeoverError) -> bool:
@@ -237,14 +312,17 @@ def falls_back(error: ChangeoverError) -> bool:
 
     Or the request was revoked in the queue, by a drain that was out of time.
     """
-    return isinstance(error, PredictFailed | VersionCrashed | LeaseRevoked) and error.ran != "unknown"
+    if isinstance(error, LeaseRevoked):
+        return error.ran == "no"
+    return isinstance(error, PredictFailed | VersionCrashed) and error.ran != "unknown"
 
 
-def _not_admitted(loaded: LoadedModel) -> ChangeoverError:
+def not_admitted(loaded: LoadedModel) -> ChangeoverError:
+    """Return why a lane took no request: its version went, or it is full."""
     me: dict[str, Any] = {"model": loaded.key.model, "version": loaded.key.version}
     if loaded.lane.closed:
         return VersionCrashed(f"{loaded.key} went away before the request was queued", ran="no", **me)
-    waiting = len(loaded.aside) if loaded.inline else len(loaded.lane)
+    waiting = len(loaded.aside) + len(loaded.lane)
     return Overloaded(
         f"{waiting} requests wait for {loaded.key}, which has room for {loaded.spec.queue_limit}; try again, or give "
         f"it {'' if loaded.inline else 'more workers or '}a larger queue_limit",

@@ -17,7 +17,7 @@ import trio
 
 from changeover.core.ledger import Account
 from changeover.core.messages import RefId
-from changeover.errors import AlreadyHeld, LeaseRevoked, NotReady, NotThreadSafe, ReferenceNotHeld
+from changeover.errors import AlreadyHeld, Evicted, LeaseRevoked, NotReady, NotThreadSafe, ReferenceNotHeld
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Router
 from changeover.runtime.stay import OnTrio, Stay
@@ -105,7 +105,7 @@ class Lease:
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Pin a version; wait for one that is being loaded, `wait_s` at most. Cancelled, it holds nothing.
+        """Pin a version; wait for one that is being loaded, also anew, `wait_s` at most. Cancelled, it holds nothing.
 
         Raises what `__enter__` raises, and `WrongLoop` where the engine belongs to another kind of loop.
         """
@@ -126,8 +126,9 @@ class Lease:
         while True:
             try:
                 self.__enter__()
-            except NotReady:
-                await self._world.until_ready(self._model, (self._wish or _ANY)[0])
+            except NotReady as error:
+                picked = error.version if isinstance(error, Evicted) else (self._wish or _ANY)[0]
+                await self._world.until_ready(self._model, picked)
             else:
                 return
 

@@ -5,16 +5,33 @@ Owns a cache of loader classes. Everything here may block; `Host` calls it in a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import inspect
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import attrs
+
+from changeover.core.checks import describe
 from changeover.core.values import VersionSpec
-from changeover.errors import CodeNotAllowed, LoaderNotInstalled, LoadFailed
-from changeover.plugin import API_VERSION, Loader, Model, Signature, Source
+from changeover.errors import CodeNotAllowed, LoaderNotInstalled, LoadFailed, SourceUnavailable
+from changeover.plugin import API_VERSION, Loader, Model, Signature, Source, SourceAway
 
 GROUP = "changeover.loaders"
+
+_METHODS = ("predict", "memory_bytes", "close")
+_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset)
+
+_AWAY = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN,
+        errno.EHOSTUNREACH, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
+    }
+)  # fmt: skip
+"""What the system says of a file that may be readable a moment later."""
 
 
 class Loaders:
@@ -68,9 +85,9 @@ def _enter(point: EntryPoint, spec: VersionSpec) -> type[Loader]:
     """Import a loader's class; raises `LoaderNotInstalled` where that fails, or it speaks another protocol."""
     try:
         loader: type[Loader] = point.load()
-    except Exception as error:
+    except BaseException as error:  # also sys.exit() in a plugin's module
         raise LoaderNotInstalled(
-            f"{spec.key}: the loader {spec.loader!r} ({point.value}) cannot be imported: {error!r}",
+            f"{spec.key}: the loader {spec.loader!r} ({point.value}) cannot be imported: {describe(error)}",
             model=spec.model,
             version=spec.version,
         ) from error
@@ -85,29 +102,42 @@ def _enter(point: EntryPoint, spec: VersionSpec) -> type[Loader]:
     return loader
 
 
-def load(loader: type[Loader], spec: VersionSpec) -> tuple[Model, int | None]:
-    """Load a model and ask for its size in bytes, None where it cannot tell; raises `LoadFailed`, leaving nothing."""
+@attrs.frozen
+class Brought:
+    """What a loader has brought, each of its fields looked at once: a plugin may answer differently the next time."""
+
+    model: Model
+    signature: Signature
+    thread_safe: bool
+    size: int | None
+    """What it says that it occupies, in bytes; None: it cannot tell."""
+
+
+def load(loader: type[Loader], spec: VersionSpec) -> Brought:
+    """Load a model and look it over; raises `LoadFailed`, leaving nothing."""
     try:
         if spec.sha256 is not None:
             _check_digest(spec)
-        source = Source(spec.model, spec.version, str(spec.source), spec.options, spec.allow_code)
+        source = Source(spec.model, spec.version, str(spec.source), fresh(spec.options), spec.allow_code)
         model = loader().load(source)
     except LoadFailed:
         raise
     except BaseException as error:  # a loader that calls sys.exit() ends its own load and nothing else
-        raise _failed(spec, f"{type(error).__name__}: {error}") from error
+        raise _failed(spec, describe(error), SourceUnavailable if is_away(error) else LoadFailed) from error
     try:
-        _check_model(spec, model)
-        return model, _size(spec, model)
+        return _looked_over(spec, model)
     except BaseException as error:
         _close_quietly(model)
         if isinstance(error, LoadFailed):
             raise
-        raise _failed(spec, f"memory_bytes() raised {type(error).__name__}: {error}") from error
+        raise _failed(spec, f"looking over what it returned raised {describe(error)}") from error
 
 
 def _size(spec: VersionSpec, model: Model) -> int | None:
-    size: Any = model.memory_bytes()
+    try:
+        size: Any = model.memory_bytes()
+    except BaseException as error:
+        raise _failed(spec, f"memory_bytes() raised {describe(error)}") from error
     if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
         return size
     raise _failed(spec, f"memory_bytes() returned {size!r}; it must return a number of bytes, or None")
@@ -121,29 +151,70 @@ def _check_digest(spec: VersionSpec) -> None:
         raise _failed(spec, f"{path} has the sha256 {digest}, and the version was registered with {spec.sha256}")
 
 
-def _check_model(spec: VersionSpec, model: Any) -> None:
-    if not isinstance(model, Model) or not isinstance(model.signature, Signature):  # pyright: ignore[reportUnnecessaryIsInstance] - a plugin may set anything
+def _looked_over(spec: VersionSpec, model: Any) -> Brought:
+    """Return what was brought; raises `LoadFailed` where that is not a model, or not one for this spec."""
+    signature = _field(spec, model, "signature")
+    thread_safe = _field(spec, model, "thread_safe")
+    missing = [name for name in _METHODS if not callable(_field(spec, model, name))]
+    if isinstance(model, type) or missing or not isinstance(signature, Signature):
         raise _failed(
             spec,
-            f"the loader returned {type(model).__name__}, which is not a model: it needs a signature "
-            "(changeover.plugin.Signature), thread_safe, predict, memory_bytes and close",
+            f"the loader returned {'the class ' if isinstance(model, type) else ''}{_kind(model)}, which is not a "
+            "model: it needs a signature (changeover.plugin.Signature), thread_safe, and to be called, predict, "
+            "memory_bytes and close",
         )
-    if spec.batching is not None and not model.signature.batched:
+    if not isinstance(thread_safe, bool):
+        raise _failed(spec, f"thread_safe must be True or False, not {type(thread_safe).__name__}")
+    if spec.batching is not None and not signature.batched:
         raise _failed(spec, "it is to be batched, and its signature declares no batch dimension on every tensor")
-    if spec.workers > 1 and not model.thread_safe:
+    if spec.workers > 1 and not thread_safe:
         raise _failed(spec, f"it is to have {spec.workers} workers, and the model says that it is not thread-safe")
+    return Brought(model, signature, thread_safe, _size(spec, model))
+
+
+def _kind(model: Any) -> str:
+    return model.__name__ if isinstance(model, type) else type(model).__name__
+
+
+def _field(spec: VersionSpec, model: Any, name: str) -> Any:
+    """Return a field of a model, None where it has none; raises `LoadFailed` where looking at it raises."""
+    try:
+        return getattr(model, name, None)
+    except BaseException as error:
+        raise _failed(spec, f"looking at its {name} raised {describe(error)}") from error
+
+
+def fresh(value: Any) -> Any:
+    """Return settings in containers of their own: what a loader does to them is nothing to the next one."""
+    settings = value
+    if isinstance(value, Mapping):
+        return {key: fresh(item) for key, item in settings.items()}
+    for kind in _CONTAINERS:
+        if value.__class__ is kind:
+            return kind(map(fresh, value))
+    return value
 
 
 def _close_quietly(model: Any) -> None:
     """Close what was loaded and is not wanted, as far as it can be closed."""
-    close = getattr(model, "close", None)
-    if callable(close):
-        try:
-            close()
-        except Exception:  # noqa: BLE001 - the error that led here is the one to report
-            return
+    try:
+        if inspect.iscoroutine(model):
+            model.close()  # else Python warns that it was never awaited
+        elif not isinstance(model, type):
+            closing = model.close()
+            if inspect.iscoroutine(closing):
+                closing.close()
+    except BaseException:  # noqa: BLE001 - the error that led here is the one to report
+        return
 
 
-def _failed(spec: VersionSpec, why: str) -> LoadFailed:
+def is_away(error: BaseException) -> bool:
+    """Return whether an error says that the source is only away for now."""
+    if isinstance(error, OSError) and error.errno in _AWAY:
+        return True
+    return isinstance(error, SourceAway | ConnectionError | TimeoutError)
+
+
+def _failed(spec: VersionSpec, why: str, kind: type[LoadFailed] = LoadFailed) -> LoadFailed:
     text = f"{spec.key} was not loaded by {spec.loader!r}: {why}"
-    return LoadFailed(text, model=spec.model, version=spec.version)
+    return kind(text, model=spec.model, version=spec.version)

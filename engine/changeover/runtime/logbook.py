@@ -10,6 +10,7 @@ from typing import Literal
 import attrs
 
 from changeover.core import wire
+from changeover.core.checks import describe
 from changeover.core.plan import UNDONE_BY, Step
 from changeover.core.snapshots import StepRecord, SwapOperation
 from changeover.core.values import SwapState, VersionKey
@@ -59,7 +60,7 @@ class Logbook:
         self.update(steps=steps)
         if error is not None:
             because = f"; it was being undone because of {cause}" if cause else ""
-            self.update(error_message=f"could not {UNDONE_BY[step]}: {type(error).__name__}: {error}{because}")
+            self.update(error_message=f"could not {UNDONE_BY[step]}: {describe(error)}{because}")
         self._tell(step.value, "undone" if error is None else "undo_failed", None, str(error) if error else None)
 
     async def write(self, step: Step, *, forward: bool, end: SwapState | None = None) -> None:

@@ -6,8 +6,8 @@ Owned by one version actor; spawns nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection
+from typing import Literal
 
 import attrs
 import trio
@@ -15,7 +15,7 @@ import trio
 from changeover.core.lifecycle import Event
 from changeover.core.messages import STREAMS, USES
 from changeover.core.snapshots import DrainOutcome
-from changeover.core.values import Drain, VersionSpec
+from changeover.core.values import Drain, VersionSpec, WarmUpData
 from changeover.errors import ChangeoverError
 from changeover.runtime.host import LoadJob
 from changeover.runtime.loaded import LoadedModel
@@ -65,6 +65,8 @@ class DrainOrder:
     """Kept when nobody holds it, when the time is up, or when the drain is called off."""
     closed: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the model is closed; fails where this order will not lead to that."""
+    calls_off_load: bool = False
+    """True where it also ends a load that somebody waits for: the newest order wins."""
     rolled_back: bool = False
     """True where it was given back because its own time was up, and not because somebody wanted the version."""
 
@@ -83,7 +85,7 @@ class DrainOrder:
 class WarmOrder:
     """Somebody wants data run through the version."""
 
-    data: tuple[Mapping[str, Any], ...]
+    data: WarmUpData
     done: Promise[None] = attrs.field(factory=Promise[None])
 
     def fail(self, error: ChangeoverError) -> None:
@@ -91,7 +93,19 @@ class WarmOrder:
         self.done.fail(error)
 
 
-Order = LoadOrder | DrainOrder | WarmOrder
+@attrs.define(eq=False)
+class DropOrder:
+    """Somebody wants to forget the version; who holds it still keeps the model until he leaves."""
+
+    done: Promise[None] = attrs.field(factory=Promise[None])
+    """Kept when it rests; fails where it is in use."""
+
+    def fail(self, error: ChangeoverError) -> None:
+        """Say why it cannot be."""
+        self.done.fail(error)
+
+
+Order = LoadOrder | DrainOrder | WarmOrder | DropOrder
 
 
 @attrs.define(eq=False)
@@ -101,6 +115,13 @@ class CalledOff:
     order: LoadOrder
     done: Promise[None] = attrs.field(factory=Promise[None])
     """Kept when the actor knows: from then on the version's state says what became of the load."""
+
+
+@attrs.frozen
+class Evict:
+    """The memory of a model that nobody uses is wanted for another."""
+
+    loaded: LoadedModel
 
 
 @attrs.frozen
@@ -116,6 +137,10 @@ class Loading:
 
     orders: list[LoadOrder]
     job: LoadJob | None = None
+    tries: int = 0
+    """How often it has failed."""
+    timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Until it is tried again."""
 
     def end(self, error: ChangeoverError | None) -> None:
         """Answer everybody: the version is ready, or why not."""
@@ -275,4 +300,4 @@ class Happened:
     error: BaseException | None = None
 
 
-Message = Order | CalledOff | Late | Happened
+Message = Order | CalledOff | Late | Evict | Happened

@@ -1,34 +1,30 @@
-"""Which versions exist: registered by hand, or found in a model repository folder.
+"""Which versions exist, in the order of their registration and in that of their names; and each model's policy.
 
-It owns the specs. Scanning reads the disk and runs in a thread; nothing here loads or moves traffic.
+It owns the specs and the policies. Nothing here reads a disk (`repository.py` does), loads, or moves traffic.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from bisect import insort
+from collections.abc import Container
 
-import attrs
-
-from changeover.core.values import Batching, VersionKey, VersionSpec
-from changeover.errors import AlreadyRegistered, InvalidValue, ModelNotRegistered
-
-SETTINGS = "model.toml"
-"""The optional file beside a version's own that holds fields of its `VersionSpec`."""
-
-_LOADER_BY_SUFFIX = {".onnx": "onnx", ".skops": "sklearn"}
-_CANNOT_COME_FROM_A_FILE = frozenset({"model", "version", "warmup", "allow_code"})
-"""A file in the repository says neither who it is nor that its own code may run."""
+from changeover.core.policy import ModelPolicy, order_key
+from changeover.core.values import VersionKey, VersionSpec
+from changeover.errors import AlreadyRegistered, ModelNotRegistered
 
 
 class Registry:
-    """The registered versions, in order of their registration."""
+    """The registered versions, in order of their registration; changed on the loop, read from any thread."""
 
     def __init__(self) -> None:
         """Begin empty."""
         self._specs: dict[str, dict[str, VersionSpec]] = {}
+        self._oldest_first: dict[str, list[str]] = {}
+        self._newest_first: dict[str, tuple[str, ...]] = {}
+        self.left: frozenset[VersionKey] = frozenset()
+        """Those that were removed; replaced whole, never changed."""
+        self._by_file: dict[str, ModelPolicy] = {}
+        self._by_hand: dict[str, ModelPolicy] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -39,6 +35,8 @@ class Registry:
         """Return whether a version is registered."""
         return key.version in self._specs.get(key.model, {})
 
+    # --- versions ---
+
     def add(self, spec: VersionSpec) -> None:
         """Register a version; raises `AlreadyRegistered`."""
         if spec.key in self:
@@ -48,7 +46,21 @@ class Registry:
                 model=spec.model, version=spec.version,
             )  # fmt: skip
         self._specs.setdefault(spec.model, {})[spec.version] = spec
+        insort(self._oldest_first.setdefault(spec.model, []), spec.version, key=order_key)
+        self._newest_first.pop(spec.model, None)
+        self.left = self.left - {spec.key}
         self._count += 1
+
+    def remove(self, key: VersionKey) -> None:
+        """Forget a version; nothing happens where it is not registered."""
+        if key in self:
+            del self._specs[key.model][key.version]
+            self._oldest_first[key.model].remove(key.version)
+            self._newest_first.pop(key.model, None)
+            self.left = self.left | {key}
+            self._count -= 1
+            if not self._specs[key.model]:
+                del self._specs[key.model], self._oldest_first[key.model]
 
     def get(self, key: VersionKey) -> VersionSpec:
         """Return the spec of a version; raises `ModelNotRegistered`, naming what there is."""
@@ -70,66 +82,32 @@ class Registry:
             )
         return tuple(self._specs[model])
 
+    def known(self, model: str) -> Container[str]:
+        """Return the versions of a model to look a version up in, from any thread; empty where there are none."""
+        return self._specs.get(model, {})
 
-@attrs.frozen
-class Found:
-    """What a scan of a repository folder came to."""
+    def versions_newest_first(self, model: str) -> tuple[str, ...]:
+        """Return the versions of a model by `order_key`, the newest first; empty where there are none."""
+        found = self._newest_first.get(model)
+        if found is None:
+            found = self._newest_first[model] = tuple(reversed(self._oldest_first.get(model, ())))
+        return found
 
-    specs: tuple[VersionSpec, ...]
-    """Every version in it that can be registered."""
-    problems: tuple[str, ...]
-    """Every folder that cannot, with the reason."""
+    # --- policies ---
 
+    def policy(self, model: str) -> ModelPolicy | None:
+        """Return the policy that is in force: the one set by hand, else the one of the model's file, else None."""
+        return self._by_hand.get(model) or self._by_file.get(model)
 
-def scan(repository: Path) -> Found:
-    """Read a folder of `NAME/VERSION/` folders; raises `InvalidValue` where there is no such folder. Blocks."""
-    if not repository.is_dir():
-        raise InvalidValue(f"the repository {repository} is not a folder; make it, or leave the argument out")
-    specs: list[VersionSpec] = []
-    problems: list[str] = []
-    for folder in _version_folders(repository):
-        try:
-            specs.append(_read(folder))
-        except (OSError, ValueError, TypeError) as error:
-            problems.append(f"{folder}: {error}")
-    return Found(tuple(specs), tuple(problems))
+    def set_policy(self, model: str, policy: ModelPolicy | None) -> None:
+        """Set a policy by hand, or take that back."""
+        if policy is None:
+            self._by_hand.pop(model, None)
+        else:
+            self._by_hand[model] = policy
 
-
-def _version_folders(repository: Path) -> Iterator[Path]:
-    for model in sorted(repository.iterdir()):
-        if model.is_dir() and not model.name.startswith("."):
-            for version in sorted(model.iterdir()):
-                if version.is_dir() and not version.name.startswith("."):
-                    yield version
-
-
-def _read(folder: Path) -> VersionSpec:
-    """Return the spec of one version folder; raises `ValueError` or `OSError` with what is wrong."""
-    settings = folder / SETTINGS
-    fields: dict[str, Any] = tomllib.loads(settings.read_text("utf-8")) if settings.is_file() else {}
-    known = {field.name for field in attrs.fields(VersionSpec)} - _CANNOT_COME_FROM_A_FILE
-    if unknown := fields.keys() - known:
-        raise InvalidValue(f"{SETTINGS} has {', '.join(sorted(unknown))}; it may have {', '.join(sorted(known))}")
-    if isinstance(fields.get("batching"), dict):
-        fields["batching"] = Batching(**fields["batching"])
-    source = _inside(folder, fields.pop("source")) if "source" in fields else _only_file(folder)
-    fields.setdefault("loader", _LOADER_BY_SUFFIX.get(source.suffix))
-    if fields["loader"] is None:
-        raise InvalidValue(f'no loader is known for {source.name}; name one in {SETTINGS}: loader = "..."')
-    return VersionSpec(folder.parent.name, folder.name, source, **fields)
-
-
-def _inside(folder: Path, name: object) -> Path:
-    """Return a path below `folder`; raises `InvalidValue` for one that leaves it, also by a link."""
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InvalidValue(f"source {str(name)!r} lies outside the version's own folder")
-    return path
-
-
-def _only_file(folder: Path) -> Path:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != SETTINGS]
-    if len(files) != 1:
-        names = ", ".join(path.name for path in files) or "none"
-        raise InvalidValue(f"it must hold one file, or name its source in {SETTINGS}; it holds {names}")
-    return _inside(folder, files[0].name)
+    def keep_policy(self, model: str, policy: ModelPolicy) -> bool:
+        """Take a policy from the model's file; return whether another one is in force than before."""
+        before = self.policy(model)
+        self._by_file[model] = policy
+        return self.policy(model) != before

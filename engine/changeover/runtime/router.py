@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from changeover.core.ledger import Account, Use
 from changeover.core.messages import RefId
+from changeover.core.policy import order_key
 from changeover.core.routes import (
     Route,
     RouteEvent,
@@ -71,6 +72,8 @@ class Router:
         """The same for those who name a version; emptied, for good, when the engine is closed."""
         self.direct: Mapping[str, Account] = {}
         """The account of each model that has all its traffic on one version; replaced whole, never changed."""
+        self._parked: dict[VersionKey, None] = {}
+        """Those that were evicted; they keep their traffic, and may get that of others."""
         self.listeners: dict[str, Callable[[], None]] = {}
         """Called on the loop when a version of the model is opened or shut; kept by the saga that tries one out."""
 
@@ -133,7 +136,7 @@ class Router:
             if account is None:
                 if version is None and snapshot is not self.snapshot:
                     continue  # the traffic moved while we looked
-                raise self._explain(model, version)
+                raise self._explain(model, picked)
             ref = account.acquire(use)
             if ref is not None:
                 return account, ref, route, point
@@ -154,21 +157,39 @@ class Router:
     def opened(self, loaded: LoadedModel) -> None:
         """Let a version be pinned; it gets traffic only where its model has none."""
         self._open[loaded.key] = loaded.account
+        self._parked.pop(loaded.key, None)
         if self.refusal is None:
             self.named[loaded.key] = loaded.account
         self._apply(VersionReady(loaded.key.model, loaded.key.version))
+        if self.refusal is None:  # it may have had its traffic while it was parked
+            self.direct = self._whole_routes(self.direct, (loaded.key.model,))
         self._tell(loaded.key.model)
 
+    def park(self, loaded: LoadedModel) -> None:
+        """Let a version be pinned no more, and leave it its traffic: whoever picks it hears that it was evicted."""
+        if self._open.get(loaded.key) is loaded.account:
+            self.direct = {model: account for model, account in self.direct.items() if account is not loaded.account}
+            del self._open[loaded.key]
+            self.named.pop(loaded.key, None)
+            self._parked[loaded.key] = None
+
+    def unroute(self, key: VersionKey) -> None:
+        """Take the traffic of a version that is not loaded and will not be: another one of its model gets it."""
+        self._parked.pop(key, None)
+        if self.share(key) > 0 and key not in self._open:
+            self._apply(VersionGone(key.model, key.version, self._heir(key)))
+            self._tell(key.model)
+
     def shut(self, loaded: LoadedModel) -> None:
-        """Let a version be pinned no more; what traffic it had goes to the youngest other one of its model."""
+        """Let a version be pinned no more; what traffic it had goes to the newest other one of its model, and stays.
+
+        A version that comes back takes no traffic from another.
+        """
         key = loaded.key
         if self._open.get(key) is not loaded.account:
             return
-        others = [other.version for other in self._open if other.model == key.model and other != key]
-        tried_with = counterpart(self.snapshot.routes.get(key.model), key.version)
-        heir = tried_with if tried_with in others else others[-1] if others else None
         # First the traffic moves, in one step; only then is the way to the version closed.
-        self._apply(VersionGone(key.model, key.version, heir))
+        self._apply(VersionGone(key.model, key.version, self._heir(key)))
         del self._open[key]
         self.named.pop(key, None)
         self._tell(key.model)
@@ -205,8 +226,10 @@ class Router:
         self.named.clear()
 
     def _apply(self, event: RouteEvent) -> None:
+        if self.refusal is not None:
+            return  # nobody is led anywhere any more
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)
-        if self.refusal is not None or self.snapshot is before:
+        if self.snapshot is before:
             return
         self.direct = self._whole_routes(self.direct, touched(event))
         for model in touched(event):
@@ -215,6 +238,15 @@ class Router:
             old = before.routes.get(model)
             if old is None or route is None or old.shares != route.shares:
                 self._bus.emit("traffic_shifted", model=model, to=self.active(model), shares=shares)
+
+    def _heir(self, key: VersionKey) -> str | None:
+        """Return who gets the traffic of a version that goes: the other one of its trial, or the newest that works."""
+        tried_with = counterpart(self.snapshot.routes.get(key.model), key.version)
+        for known in (self._open, self._parked):  # who takes requests at once, or else after a reload
+            others = [other.version for other in known if other.model == key.model and other != key]
+            if others:
+                return tried_with if tried_with in others else max(others, key=order_key)
+        return None
 
     def _tell(self, model: str) -> None:
         """Tell the swap that tries out a version of the model that one of the two came or went."""
@@ -229,5 +261,7 @@ class Router:
             changed.pop(model, None)
             route = self.snapshot.routes.get(model)
             if route is not None and len(route.shares) == 1 and route.trial is None:
-                changed[model] = self._open[VersionKey(model, route.shares[0].version)]
+                account = self._open.get(VersionKey(model, route.shares[0].version))
+                if account is not None:  # else it was evicted
+                    changed[model] = account
         return changed

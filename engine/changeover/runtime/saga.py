@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from changeover.core import plan
+from changeover.core.checks import describe
 from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Ordered, Progress, Run, Step, Undone
 from changeover.core.snapshots import StepRecord, SwapOperation
 from changeover.core.values import SwapState
@@ -202,7 +203,7 @@ class Saga:
             return self._turn_itself(step, began_s, reason)
         except Exception as error:  # noqa: BLE001 - whatever a step raises is the step's failure
             self._cause = error
-            text = f"{type(error).__name__}: {error}"
+            text = describe(error)
             self._book.note_step(StepRecord(step.value, "failed", self._now() - began_s, text))
             return Failed()
         outcome: Literal["done", "interrupted"] = "interrupted" if self._scope.cancelled_caught else "done"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from changeover.core.checks import describe
 from changeover.errors import EngineClosed, EngineFailed, WrongLoop
 from changeover.runtime import fork
 from changeover.runtime.calls import Engine
@@ -94,7 +95,7 @@ class Seat:
         if self.error is None or not (body_error is None or isinstance(body_error, Exception)):
             return body_error
         if body_error is not None and not isinstance(body_error, EngineFailed):
-            self.error.add_note(f"the body raised too: {type(body_error).__name__}: {body_error}")
+            self.error.add_note(f"the body raised too: {describe(body_error)}")
         return self.error
 
     def orphan(self) -> None:
@@ -174,7 +175,7 @@ class Seat:
                     crashed()
                 raise
             if self._body_error is not None:
-                raise BodyRaised(f"{type(self._body_error).__name__}: {self._body_error}")
+                raise BodyRaised(f"{describe(self._body_error)}")
 
     def _start(self, errand: Errand[Any]) -> None:
         if self._errands is None:

@@ -89,6 +89,8 @@ class Steps:
         return False
 
     async def _load_new(self) -> bool:
+        if self.swap.plan.tries_out and self._world.version(self.swap.old).is_evicted:
+            await self._reopen_old()  # the two are going to be compared
         new = self._world.version(self.swap.new)
         if new.state is not VersionState.READY or new.is_leaving:  # a load comes behind a drain, and gives back
             self._load = LoadOrder(self.swap.timeouts.load_s)

@@ -12,12 +12,13 @@ import weakref
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from changeover.core.checks import describe
 from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
 from changeover.errors import ChangeoverError, LeaseRevoked, PredictFailed, ReferenceNotHeld
-from changeover.runtime.inference import Asking
-from changeover.runtime.loaded import LoadedModel, describe
+from changeover.runtime.inference import Asking, not_admitted
+from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.worker import Request
 
 Chunks = Generator[Mapping[str, Any], None, None]
@@ -65,6 +66,10 @@ class _Run:
         try:
             with self.loaded.in_thread(self.ref):
                 self.chunks.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - what a model does when it is let go is no business of who leaves it
+            next(self.loaded.errors)
         finally:
             self.account.irrevocable(self.ref)
             self.account.release(self.ref)
@@ -79,6 +84,8 @@ class Stream(Asking):
     _is_over = False
     _pulled: Request | None = None
     """The pull that is waited for."""
+    _queued: Request | None = None
+    """What waits, in place of a pull, for the end of a version that is beyond use."""
     chunk: Reply | None = None
     """The last chunk that was pulled; None where the stream has come to its end."""
 
@@ -114,6 +121,8 @@ class Stream(Asking):
         if run.was_revoked():
             request.error = self._revoked(run)
             return self.take(request)
+        if self._first_s is None and run.loaded.lane.halted:
+            return self._outwait(run, request)
         run.begin_pull()
         if run.loaded.inline and run.loaded.thread_safe:
             _pull(run, request)
@@ -127,9 +136,13 @@ class Stream(Asking):
 
     def take(self, request: Request) -> Request | None:
         """Take what a pull came to; return and raise as `pull` does."""
-        self._pulled = None
-        if request.error is not None:
-            return self._failed(request.error)
+        self._pulled = self._queued = None
+        error, request.error = request.error, None
+        if error is not None:
+            try:
+                return self._failed(error)
+            finally:
+                del error
         self.chunk = request.reply
         if self._first_s is None:
             self._first_s = self._world.now() - self._began_s
@@ -143,6 +156,8 @@ class Stream(Asking):
     def leave(self, request: Request) -> None:
         """Go away in the middle of a pull: the version stays held until its thread is done."""
         self._home.forget(request)
+        if request is self._queued and request.account.owner.lane.withdraw(request):
+            request.account.release(request.ref)
         self.close()
 
     def close(self) -> None:
@@ -188,17 +203,32 @@ class Stream(Asking):
         return LeaseRevoked(text, model=key.model, version=key.version, ran="yes" if began else "no")
 
     def _failed(self, error: ChangeoverError) -> Request | None:
-        """Let the version that stands by begin anew, where nothing was delivered yet; else raise."""
-        if isinstance(error, LeaseRevoked):
-            self._end()
-            raise error
-        self._note(failed=True)
+        """Let another version begin anew, where nothing was delivered yet and one may; else raise."""
+        if not isinstance(error, LeaseRevoked):
+            self._note(failed=True)
         standby, self._pinned = self._pinned, None  # not dismissed with the run that has failed
         self._end()
         self._pinned = standby
-        self._start(*self._fall_back(error, too_late=self._first_s is not None))
+        other = self._elsewhere(error, "stream", too_late=self._first_s is not None)
+        del error
+        if other is None:
+            raise self._told()
+        self._start(*other)
         self._is_over = False
         return self.pull(self._waiter)
+
+    def _outwait(self, run: _Run, request: Request) -> Request | None:
+        """Wait for the end of a version that is beyond use, so that its traffic has gone elsewhere; nothing has run."""
+        self._run = None
+        run.account.irrevocable(run.ref)  # and is the request's from now on
+        self._home.expect(request)
+        self._queued = request
+        if run.loaded.lane.offer(request):
+            return request
+        self._home.forget(request)
+        run.account.release(run.ref)
+        request.error = not_admitted(run.loaded)
+        return self.take(request)
 
     def _note(self, *, failed: bool) -> None:
         """Write the end down, with the time that the first chunk took."""

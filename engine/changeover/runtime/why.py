@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import cast
 
+from changeover.core.checks import describe
 from changeover.core.values import VersionKey, VersionState
 from changeover.errors import (
     AlreadyLoaded,
@@ -14,6 +15,7 @@ from changeover.errors import (
     LoadFailed,
     LoadTimeout,
     VersionCrashed,
+    VersionInUse,
     VersionNotLoaded,
     WarmUpFailed,
 )
@@ -47,6 +49,18 @@ def load_called_off(key: VersionKey) -> LoadCancelled:
     return LoadCancelled(f"the load of {key} was called off", model=key.model, version=key.version)
 
 
+def load_ended(key: VersionKey) -> LoadCancelled:
+    """Say that somebody ordered the opposite."""
+    text = f"the load of {key} was called off: somebody ordered its unload meanwhile"
+    return LoadCancelled(text, model=key.model, version=key.version)
+
+
+def in_use(key: VersionKey, state: VersionState) -> VersionInUse:
+    """Say that it cannot be forgotten."""
+    text = f"{key} is {state.value}; use await engine.unload(...) first"
+    return VersionInUse(text, model=key.model, version=key.version)
+
+
 def overdue(key: VersionKey, timeout_s: float) -> LoadTimeout:
     """Say that it was not ready in time."""
     text = f"{key} was not ready within {timeout_s:g} s; its thread goes on, and what it brings will be closed"
@@ -58,15 +72,18 @@ def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError
     _let_go(error)
     if isinstance(error, ChangeoverError):
         return error
-    failed = LoadFailed(f"{key}: {type(error).__name__}: {error}", model=key.model, version=key.version)
+    failed = LoadFailed(f"{key}: {describe(error)}", model=key.model, version=key.version)
     failed.__cause__ = error
     return failed
 
 
 def warm_up_failed(key: VersionKey, error: BaseException | None) -> WarmUpFailed:
-    """Say why its warm-up data did not go through."""
+    """Say why its warm-up data did not go through; where the warm-up itself said so, that is passed on."""
     _let_go(error)
-    failed = WarmUpFailed(f"{key} failed its warm-up: {error}", model=key.model, version=key.version)
+    if isinstance(error, WarmUpFailed):
+        return error
+    said = str(error) if isinstance(error, ChangeoverError) else describe(error)
+    failed = WarmUpFailed(f"{key} failed its warm-up: {said}", model=key.model, version=key.version)
     failed.__cause__ = error
     return failed
 
@@ -77,7 +94,7 @@ def crashed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     if isinstance(error, ChangeoverError):
         return error
-    text = f"{key} crashed: {type(error).__name__}: {error}"
+    text = f"{key} crashed: {describe(error)}"
     crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
     crash.__cause__ = error
     return crash
@@ -86,7 +103,7 @@ def crashed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
 def model_beyond_use(key: VersionKey, error: BaseException) -> VersionCrashed:
     """Say that the model declared a fatal error."""
     _let_go(error)
-    text = f"{key} crashed: {type(error).__name__}: {error}"
+    text = f"{key} crashed: {describe(error)}"
     crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
     crash.__cause__ = error
     return crash

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
 from typing import Any, Protocol
 
+from changeover.core.checks import describe
 from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
 from changeover.errors import ChangeoverError, LoaderNotInstalled, PredictFailed, VersionCrashed
-from changeover.runtime.loaded import LoadedModel, describe
+from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.mailbox import twin
 from changeover.runtime.ports import Wake
 
@@ -161,33 +162,27 @@ def _run(loaded: LoadedModel, batch: Sequence[Request]) -> None:
     """Run a batch; one that raises is run again request by request, so that a bad one fails alone."""
     groups = _by_shape(batch) if len(batch) > 1 else [list(batch)]
     for group in groups:
-        if loaded.lane.halted:
-            for request in group:
-                request.error = _not_run(loaded)
-            continue
         try:
             _run_together(loaded, group)
         except PredictFailed as error:
             for request in group:
                 if len(group) == 1:
-                    request.error = error
+                    request.error = twin(error)
                 else:
-                    _run_one(loaded, request)
+                    _run_again(loaded, request)
         except BaseException as error:  # noqa: BLE001 - it is these requests' outcome
             for request in group:
                 request.error = _outcome(loaded, error)
 
 
-def _not_run(loaded: LoadedModel) -> VersionCrashed:
-    text = f"{loaded.key} is beyond use since an earlier request of the same batch"
-    return VersionCrashed(text, model=loaded.key.model, version=loaded.key.version, ran="no")
-
-
-def _run_one(loaded: LoadedModel, request: Request) -> None:
+def _run_again(loaded: LoadedModel, request: Request) -> None:
+    """Run one request of a batch that raised; where the model is beyond use by then, it ran all the same."""
     try:
-        request.reply = Reply(loaded.predict(request.inputs), loaded.key.version)
+        request.reply = Reply(loaded.predict_unless_halted(request.inputs), loaded.key.version)
     except BaseException as error:  # noqa: BLE001 - it is the request's outcome
         request.error = _outcome(loaded, error)
+        if request.error.ran == "no":
+            request.error.ran = "yes"
 
 
 def _outcome(loaded: LoadedModel, error: BaseException) -> ChangeoverError:
@@ -212,11 +207,11 @@ def _by_shape(batch: Sequence[Request]) -> list[list[Request]]:
 def _run_together(loaded: LoadedModel, group: list[Request]) -> None:
     """Call the model once for all; raises `PredictFailed` where it raises or its outputs cannot be split."""
     if len(group) == 1:
-        group[0].reply = Reply(loaded.predict(group[0].inputs), loaded.key.version)
+        group[0].reply = Reply(loaded.predict_unless_halted(group[0].inputs), loaded.key.version)
         return
     np = _numpy()
     joined = {name: np.concatenate([r.inputs[name] for r in group]) for name in group[0].inputs}
-    outputs = loaded.predict(joined)
+    outputs = loaded.predict_unless_halted(joined, is_retried=True)
     rows = sum(r.rows for r in group)
     for name, array in outputs.items():
         has = len(array) if hasattr(array, "__len__") else "no"

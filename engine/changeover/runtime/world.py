@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import attrs
 
+from changeover.core.values import VersionKey
 from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.loaded import LoadedModel
@@ -25,3 +27,9 @@ class World:
     """Called when a model can take requests."""
     shut: Callable[[LoadedModel], None]
     """Called when it takes no more."""
+    park: Callable[[LoadedModel], None]
+    """Called when it takes no more for now, and keeps its traffic."""
+    unroute: Callable[[VersionKey], None]
+    """Called when a version that is not loaded loses what traffic it had."""
+    numbers: Iterator[int] = attrs.field(factory=itertools.count)
+    """Tells tasks apart: a version that is registered anew may meet the task of its old self."""

@@ -33,6 +33,8 @@ class Loaded:
         self.state = VersionState.READY
         self.users: list[RefId] = []
         self.shut = False
+        self.given_back = 0
+        """How often it was asked to make room, and did not."""
         self.owed = 0
         """How often it was watched and the watcher not called yet."""
         self.closed = 0
@@ -63,6 +65,8 @@ class World:
         self.new: Any = Loaded("2", account)
         self.swapped = False
         self.routed = True
+        self.evicting = False
+        """True from the moment in which version 1 is asked to make room, until it is given back."""
         self.inside = 0
         """How many threads are in the middle of an acquire or a release."""
         self.wrong: list[str] = []
@@ -73,13 +77,13 @@ class World:
 
     def request(self, version: str | None = None, name: str | None = None) -> None:
         """Pin, use, release."""
-        swapped, shut = self.swapped, self.old.shut
+        swapped, shut, evicting, given_back = self.swapped, self.old.shut, self.evicting, self.old.given_back
         self.inside += 1
         try:
             account, ref = self.router.pin(("request", 0.0, name, None), "m", version)
         except NotReady:
             self.inside -= 1
-            if version is None:
+            if version is None and not (evicting or self.evicting or self.old.given_back != given_back):
                 self.wrong.append("a request was refused while version 2 took requests")
             return
         except AlreadyHeld:
@@ -87,7 +91,7 @@ class World:
             return
         self.inside -= 1
         loaded: Loaded = account.owner
-        if loaded is self.old and shut:
+        if loaded is self.old and shut and given_back == self.old.given_back:
             self.wrong.append("a request that came after the gate was shut was let in")
         if loaded is self.old and swapped and version is None:
             self.wrong.append("a request that came after the swap reached the old version")
@@ -95,7 +99,7 @@ class World:
 
     def acquire(self, name: str | None = None) -> None:
         """Take a reference to version 1 as a lease does that has it already, use it, release it."""
-        shut = self.old.shut
+        shut, given_back = self.old.shut, self.old.given_back
         self.inside += 1
         try:
             ref = self.old.account.acquire(("lease", 0.0, name, None))
@@ -104,10 +108,10 @@ class World:
             return
         self.inside -= 1
         if ref is None:
-            if self.old.account.open:
+            if self.old.account.open and given_back == self.old.given_back:
                 self.wrong.append("an acquire was refused while the gate was open")
             return
-        if shut:
+        if shut and given_back == self.old.given_back:
             self.wrong.append("an acquire that came after the gate was shut was let in")
         self.use(self.old, ref)
 
@@ -155,14 +159,41 @@ class World:
             self.hear_of_zero()
         self.close()
 
-    def close(self) -> None:
+    def close(self, event: Event = Event.CLOSED) -> None:
         """Close version 1."""
         self.advance(Event.ZERO, Action.CLOSE)
         self.old.account.shut()
         self.walker.pause()
         self.old.closed += 1
         self.walker.pause()
-        self.advance(Event.CLOSED)
+        self.advance(event)
+
+    # --- who needs room ---
+
+    def evict(self) -> None:
+        """Have version 1 make room, if nobody uses it: `Version._on_evict`."""
+        self.advance(Event.EVICT, Action.PARK)
+        self.park()
+        self.walker.pause()
+        self.end_eviction(bool(self.old.account.held))
+
+    def park(self) -> None:
+        """Leave version 1 its traffic and let nobody in: `Version._park`."""
+        self.evicting = True
+        self.router.park(self.old)
+        self.shut()
+
+    def end_eviction(self, is_held: bool) -> None:
+        """Close version 1, or open it again: `Version._open`."""
+        if not is_held:
+            self.close(Event.CLOSED_EVICTED)
+            return
+        self.advance(Event.GIVE_BACK, Action.OPEN)
+        self.old.shut = False
+        self.old.given_back += 1
+        self.old.account.reopen()
+        self.router.opened(self.old)
+        self.evicting = False
 
     def shut(self) -> None:
         """Shut the gate of version 1."""
@@ -222,12 +253,11 @@ class World:
             yield "routed to with its gate shut"
         if loaded.owed < 0:
             yield "told of zero once more than it was watched for"
-        if loaded.closed != {VersionState.UNLOADED: 1, VersionState.UNLOADING: min(loaded.closed, 1)}.get(
-            loaded.state, 0
-        ):
+        may_be = {VersionState.UNLOADED: 1, VersionState.EVICTED: 1, VersionState.UNLOADING: min(loaded.closed, 1)}
+        if loaded.closed != may_be.get(loaded.state, 0):
             yield f"closed {loaded.closed} times in state {loaded.state.name}"
         share = self.router.share(loaded.key)
-        if share and not self.router.takes_requests(loaded.key):
+        if share and not self.router.takes_requests(loaded.key) and not (self.evicting and loaded is self.old):
             yield f"{share:.0%} of the traffic of what takes no requests"
 
     def at_rest(self) -> Iterator[str]:
@@ -238,10 +268,11 @@ class World:
                 yield f"at rest version {loaded.key.version} has {balance} and {len(loaded.account._watchers)} watchers"
             if loaded.owed:
                 yield f"the watcher was called {-loaded.owed} times too often"
-            if loaded.closed != closed or (loaded.state is VersionState.UNLOADED) is not closed:
+            if loaded.closed != closed or (loaded.state in GONE) is not closed:
                 yield f"at rest version {loaded.key.version} is {loaded.state.name}, closed {loaded.closed} times"
 
 
+GONE = {VersionState.UNLOADED, VersionState.EVICTED}
 Program = Callable[[World], None]
 
 
@@ -302,6 +333,9 @@ RACES: Mapping[str, Make] = {
     "an acquire, a drain": world(World.acquire, World.drain),
     "two releases, a drain": world(leave_first, leave_second, World.drain, held=2, routed=False),
     "an acquire, a release, a drain": world(World.acquire, leave_first, World.drain, held=1, routed=False),
+    "a request, an eviction": world(World.request, World.evict),
+    "a request by name, an eviction": world(request_old, World.evict),
+    "a release, an eviction": world(leave_first, World.evict, held=1),
 }
 """Two threads, or three with little to do."""
 
@@ -309,17 +343,20 @@ RACES_OF_THREE: Mapping[str, Make] = {
     "two acquires, a drain": world(World.acquire, World.acquire, World.drain, routed=False),
     "two acquires as one id, a drain": world(acquire_as_id, acquire_as_id, World.drain, routed=False),
     "a request, a release, a drain": world(World.request, leave_first, World.drain, held=1),
+    "an acquire, a release, an eviction": world(World.acquire, leave_first, World.evict, held=1),
+    "a request, a release, an eviction": world(World.request, leave_first, World.evict, held=1),
 }
 """A minute each, on a slow machine."""
 
 LARGEST: Mapping[str, Make] = {
     "two requests, a drain": world(World.request, World.request, World.drain),
     "two requests, a swap": world(World.request, World.request, World.swap),
+    "two requests, an eviction": world(World.request, World.request, World.evict),
     "a request and one by name, a swap": world(World.request, request_old, World.swap),
 }
 """Too long for a test: for the command, with the word `all`."""
 
-PURE = ("Shifted", "VersionGone", "VersionKey", "decide", "range", "touched")
+PURE = ("Shifted", "VersionGone", "VersionKey", "VersionReady", "decide", "range", "touched")
 """What the router calls that looks at nothing but its arguments."""
 
 CALM = ("BINARY_SUBSCR", "_mask", "_peak", "_timed")
@@ -328,7 +365,8 @@ CALM = ("BINARY_SUBSCR", "_mask", "_peak", "_timed")
 
 def walker(*kinds: type, beside: Sequence[Any] = ()) -> Walker:
     """Make a walker over the real classes, or over planted ones, and programs, as well."""
-    loop = [getattr(Router, name) for name in ("_apply", "_tell", "_whole_routes", "active", "shift", "shut")]
+    names = ("_apply", "_tell", "_whole_routes", "active", "opened", "park", "shift", "shut")
+    loop = [getattr(Router, name) for name in names]
     # How much a model is used is counted by the way, and decides nothing.
     whole = [Usage, Account._note]
     beside = [*BESIDE, *beside]

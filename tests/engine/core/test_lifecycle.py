@@ -102,10 +102,11 @@ def test_every_state_with_an_actor_survives_its_crash(state: S) -> None:
 
 
 def test_resting_states_only_wait_to_be_loaded() -> None:
-    """In a resting state nothing but a load can happen, and it means the same in each."""
-    assert {tuple(TABLE[state].items()) for state in RESTING} == {
-        ((Event.LOAD, Transition(S.LOADING, (Action.START_LOAD,))),)
-    }
+    """A resting state only waits for a load, which means the same in each; what was evicted may be dropped, too."""
+    dropped = {Event.DROP: Transition(S.UNLOADED, (Action.UNROUTE,))}
+    for state in RESTING:
+        load = {Event.LOAD: Transition(S.LOADING, (Action.START_LOAD,))}
+        assert TABLE[state] == (load | dropped if state is S.EVICTED else load)
 
 
 def test_a_ready_version_is_never_closed_in_one_step() -> None:
@@ -132,12 +133,16 @@ class Watcher:
         self.model = False
         self.gate_open = False
         self.closing = False
+        self.routed_away = False
+        """It has traffic and takes none."""
 
     def walk(self, event: Event) -> None:
         """Make a transition, and look at what it does."""
         crashed_while_closing = event is Event.CRASHED and self.closing
         if event in (Event.LOADED, Event.LOAD_FAILED):
             self.loading, self.model = False, event is Event.LOADED
+        if event is Event.LOAD_RETRIED:
+            self.loading = False  # the try before has failed
         if event in (Event.CLOSED, Event.CLOSED_FAILED, Event.CLOSED_EVICTED) or crashed_while_closing:
             assert self.closing, "closed without a close"
             self.closing = self.model = False
@@ -163,11 +168,17 @@ class Watcher:
                 assert self.model
             case Action.OPEN:
                 assert self.model, "opened without a model"
+                self.routed_away = False
                 assert not self.closing, "opened while it is closed"
                 self.gate_open = True
             case Action.SHUT:
                 assert self.gate_open, "shut twice"
                 self.gate_open = False
+            case Action.PARK:
+                assert self.gate_open, "parked though it is shut"
+                self.gate_open, self.routed_away = False, True
+            case Action.UNROUTE:
+                self.routed_away = False
             case Action.CLOSE:
                 assert self.model, "closed without a model"
                 assert not self.gate_open, "closed with the gate open"

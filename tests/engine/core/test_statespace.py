@@ -1,4 +1,4 @@
-"""No state that requests, leases, a drain and an unload can reach together has anything wrong with it; all are visited.
+"""No state that requests, leases, a drain, an unload and an eviction can reach together is wrong; all are visited.
 
 The model is drain_model.py, the search statespace.py: real `Router`, `Account` and life table, no bound on preemptions.
 What is looked at in each state, also in the middle of an acquire, is `World.faults`. Planted mistakes can make it fail.
@@ -140,12 +140,41 @@ IN_THE_ACCOUNT: tuple[tuple[type[Account], tuple[Program, ...], int, str], ...] 
 )
 """A mistake, the programs that run into it, how many references are held before, and what it leads to."""
 
+
+def evict_after_a_look(it: World) -> None:
+    """Evict, and look whether somebody is there before the gate is shut."""
+    it.advance(Event.EVICT, Action.PARK)
+    is_held = bool(it.old.account.held)
+    it.walker.pause()
+    it.park()
+    it.end_eviction(is_held)
+
+
+def evict_without_a_look(it: World) -> None:
+    """Evict whoever is there."""
+    it.advance(Event.EVICT, Action.PARK)
+    it.park()
+    it.end_eviction(is_held=False)
+
+
+def park_what_is_shut(it: World) -> None:
+    """Evict, and shut the gate before the router knows."""
+    it.advance(Event.EVICT, Action.PARK)
+    it.shut()
+    it.walker.pause()
+    it.park()
+    it.end_eviction(bool(it.old.account.held))
+
+
 IN_THE_DRAIN: tuple[tuple[Program, str], ...] = (
     (watch_then_shut, "told of zero while the gate was open"),
     (unload_at_once, "routed to with its gate shut"),
     (close_at_once, "closed while .* used it"),
     (close_twice, "closed 2 times"),
     (end_twice, "raised IllegalEvent: ZERO in state UNLOADED"),
+    (evict_after_a_look, "closed while .* used it"),
+    (evict_without_a_look, "closed while .* used it"),
+    (park_what_is_shut, "routed to with its gate shut"),
 )
 
 
@@ -166,6 +195,6 @@ def test_a_mistake_in_the_account_is_found(
 
 @pytest.mark.parametrize(("drain", "wrong"), IN_THE_DRAIN, ids=[drain.__name__ for drain, _ in IN_THE_DRAIN])
 def test_a_mistake_in_the_drain_is_found(drain: Program, wrong: str) -> None:
-    """A state is found in which a drain that goes about it like this does harm."""
+    """A state is found in which a drain, or an eviction, that goes about it like this does harm."""
     with walker(beside=[drain]) as walks, pytest.raises(Violation, match=wrong):
         walks.walk(world(World.request, drain))

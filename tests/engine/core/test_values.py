@@ -53,6 +53,8 @@ BAD: dict[tuple[type, str], tuple[Any, ...]] = {
     (VersionSpec, "sha256"): (1, b"00", True),
     (VersionSpec, "memory_hint_bytes"): NO_COUNTS,
     (VersionSpec, "load_timeout_s"): (*NO_SECONDS, 0, None),
+    (VersionSpec, "load_retries"): (-1, 1.5, True, "1", None),
+    (VersionSpec, "errors_in_a_row_max"): (*NO_COUNTS, 0),
     (Batching, "max_batch"): (*NO_COUNTS, 0, None),
     (Batching, "max_delay_s"): (*NO_SECONDS, None),
     (Drain, "deadline_s"): (*NO_SECONDS, None),
@@ -100,6 +102,8 @@ GOOD: dict[tuple[type, str], tuple[Any, ...]] = {
     (VersionSpec, "sha256"): (None, "0" * 64),
     (VersionSpec, "memory_hint_bytes"): (None, 0, 10**12),
     (VersionSpec, "load_timeout_s"): (0.001, 60),
+    (VersionSpec, "load_retries"): (0, 3),
+    (VersionSpec, "errors_in_a_row_max"): (None, 1, 10**6),
     (Batching, "max_batch"): (1, 32),
     (Batching, "max_delay_s"): (0, 0.5),
     (Drain, "deadline_s"): (0, 30.0),
@@ -211,7 +215,19 @@ def test_warm_up_data_is_one_request_or_several() -> None:
     assert VersionSpec(**SPEC, warmup={"x": 1}).warmup == ({"x": 1},)
 
 
-@pytest.mark.parametrize("data", ["abc", [1], [{"x": 1}, None], [["x", 1]], 5, None, True])
+def test_warm_up_data_may_be_made_up_or_lie_in_a_file() -> None:
+    """The word "signature" stays a word; the name of a JSON or NPZ file becomes a path, and any path stays one."""
+    assert as_data("signature") == "signature"
+    assert as_data("in/w.json") == Path("in/w.json")
+    assert as_data("W.NPZ") == Path("W.NPZ")
+    assert as_data(Path("folder")) == Path("folder")
+    assert VersionSpec(**SPEC, warmup="signature").warmup == "signature"
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["abc", "", "folder/", "w.json.txt", b"w.json", [Path("w.json")], [1], [{"x": 1}, None], [["x", 1]], 5, None, True],
+)
 def test_warm_up_data_of_the_wrong_kind_is_refused(data: Any) -> None:
     """What holds anything but mappings, or holds nothing at all, is refused as every bad value is."""
     with pytest.raises(InvalidValue, match="warm"):

@@ -208,7 +208,7 @@ async def test_an_outcome_that_nobody_knows_is_passed_on(rig: Rig, autojump_cloc
     await on_trial(rig, execution="worker")
     loaded = next(loaded for loaded in rig.engine._host.living() if loaded.key.version == "2")
 
-    def vanish(_inputs: Any) -> Any:
+    def vanish(_inputs: Any, **_how: Any) -> Any:
         raise VersionCrashed("the process is gone", model="m", version="2", ran="unknown")
 
     loaded.predict = vanish  # type: ignore[method-assign]

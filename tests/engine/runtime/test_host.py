@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -145,8 +146,8 @@ async def test_an_abandoned_load_is_named_and_keeps_its_reservation(autojump_clo
         s.host.abandon(job)
         assert s.host.stuck() == (VersionKey("m", "1"),)
         assert s.store.reserved_bytes == 60
-        with pytest.raises(OverBudget):
-            s.load("2", memory_hint_bytes=60)
+        refused, _ = s.load("2", memory_hint_bytes=60)
+        assert isinstance(refused.error, OverBudget)
         hang.set()
         await settle()
         assert (s.host.stuck(), s.store.reserved_bytes, waiting.got) == ((), 0, [])
@@ -241,8 +242,9 @@ async def test_loads_do_not_wait_for_each_other(autojump_clock: Any) -> None:
 async def test_a_load_over_the_budget_does_not_begin(autojump_clock: Any) -> None:
     """What does not fit by its hint is refused with the figures, before a thread is started; nothing is left."""
     async with stage(budget=100) as s:
-        with pytest.raises(OverBudget, match=r"m/1 needs 1,000 bytes.*100 bytes.*memory_budget_bytes"):
-            s.load(memory_hint_bytes=1_000)
+        waiting, _ = s.load(memory_hint_bytes=1_000)
+        assert isinstance(waiting.error, OverBudget)
+        assert re.search(r"m/1 needs 1,000 bytes.*100 bytes.*memory_budget_bytes", str(waiting.error))
         await settle()
         assert (s.cast.made, s.store.reserved_bytes, s.host.jobs) == ([], 0, {})
 
@@ -400,10 +402,11 @@ async def test_warming_holds_the_model_until_its_thread_is_done(autojump_clock: 
         loaded = waiting.loaded
         s.world.durations["warm m/1"] = 4.0
         ended, told = closer()
-        s.host.warm(loaded, [{"a": 1}, {"a": 2}], ended)
+        s.host.warm(loaded, ({"a": 1}, {"a": 2}), ended)
         assert [holder.kind for holder in loaded.account.holders(0.0)] == ["warmup"]
         s.host.retire(loaded, "a reason")
         await trio.sleep(3)
         assert s.cast.open() == ["m/1"]
         await trio.sleep(2)
-        assert (s.cast.open(), told, len(s.cast.made[0].calls)) == ([], [None], 2)
+        assert (s.cast.open(), s.cast.made[0].calls) == ([], [])
+        assert "taken out of use after 0 of 2 requests" in str(told)

@@ -134,13 +134,14 @@ def run(fields: dict[str, Any] | None = None, **script: Any) -> tuple[Any, Cast]
 
 def test_a_load_brings_a_model_and_its_size() -> None:
     """The model comes as its loader made it, with what it says it occupies."""
-    (model, size), cast = run(memory=123)
+    brought, cast = run(memory=123)
+    model, size = brought.model, brought.size
     assert (model, size) == (cast.made[0], 123)
 
 
 def test_a_model_may_not_know_its_size() -> None:
     """A size of None is an answer."""
-    assert run(memory=None)[0][1] is None
+    assert run(memory=None)[0].size is None
 
 
 def test_a_loader_is_told_what_to_load() -> None:
@@ -215,7 +216,7 @@ def test_a_model_that_cannot_be_batched_is_refused_where_it_is_to_be() -> None:
     failed, cast = run(fields)
     assert "batch dimension" in str(failed)
     assert cast.made[0].closed == 1
-    assert run(fields, signature=BATCHED)[0][0].closed == 0
+    assert run(fields, signature=BATCHED)[0].model.closed == 0
 
 
 def test_several_workers_need_a_thread_safe_model() -> None:
@@ -223,7 +224,7 @@ def test_several_workers_need_a_thread_safe_model() -> None:
     failed, cast = run({"execution": "worker", "workers": 2}, thread_safe=False)
     assert "2 workers" in str(failed)
     assert cast.made[0].closed == 1
-    assert run({"execution": "worker", "workers": 1}, thread_safe=False)[0][0].closed == 0
+    assert run({"execution": "worker", "workers": 1}, thread_safe=False)[0].model.closed == 0
 
 
 @pytest.mark.parametrize("memory", [Broken("no"), "lots", -1, 1.5])
@@ -240,7 +241,7 @@ def test_the_digest_is_checked_before_the_loader_sees_the_file(tmp_path: Path) -
     path = tmp_path / "model.bin"
     path.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert run({"source": path, "sha256": digest.upper()})[0][0].closed == 0
+    assert run({"source": path, "sha256": digest.upper()})[0].model.closed == 0
     failed, cast = run({"source": path, "sha256": "0" * 64})
     assert isinstance(failed, LoadFailed)
     assert digest in str(failed)

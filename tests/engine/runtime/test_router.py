@@ -13,6 +13,7 @@ from changeover.core.routes import Route, Share, Snapshot, Trial
 from changeover.errors import AlreadyHeld, EngineClosed, ModelNotRegistered, NotReady
 from changeover.runtime.events import Bus, Events
 from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.loaders import Brought
 from changeover.runtime.router import Router
 from changeover_sim.ports import VirtualClock
 from tests.support.models import Script, ScriptedModel
@@ -38,7 +39,8 @@ def loaded(version: str = "1", model: str = "m") -> LoadedModel:
     """Return a loaded model, as a host would make it."""
     made = ScriptedModel(Script(), model, version)
     spec = VersionSpec(model, version, "script", loader=LOADER)
-    return LoadedModel(spec, made, Account(), number=1, loaded_at=0.0, load_s=0.0)
+    brought = Brought(made, made.signature, made.thread_safe, None)
+    return LoadedModel(spec, brought, Account(), number=1, loaded_at=0.0, load_s=0.0)
 
 
 def picked(router: Router, model: str = "m", version: str | None = None) -> str:

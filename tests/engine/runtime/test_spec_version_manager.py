@@ -1,15 +1,33 @@
-"""The version-manager spec, test by test: its list of twelve, and its validation rules."""
+"""The version-manager spec, line by line, in its own words: its twelve tests and its validation.
+
+Its tasks 5 to 8 are in `test_spec_version_manager_tasks.py`.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 
+import changeover.threads
 from changeover import VersionState
-from changeover.errors import AlreadyLoaded, ModelNotRegistered, PredictFailed, VersionNotLoaded
+from changeover.errors import (
+    AlreadyLoaded,
+    ChangeoverError,
+    LoadCancelled,
+    ModelNotRegistered,
+    NotReady,
+    PredictFailed,
+    VersionNotLoaded,
+    WarmUpFailed,
+)
+from tests.support.models import Cast
 from tests.support.rig import Outcome, Rig, open_rig, running
+from tests.support.threads import Crowd
+
+# --- Testing: create unit tests for ---------------------------------------------------------------------------------
 
 
 async def test_spec_load_version_loads_a_model(rig: Rig, autojump_clock: Any) -> None:
@@ -160,21 +178,119 @@ async def test_spec_requests_are_counted(rig: Rig, autojump_clock: Any) -> None:
     assert rig.engine.load_info("m", "1").request_count == 0
 
 
+# --- Validation -----------------------------------------------------------------------------------------------------
+
+
+async def test_spec_a_model_must_be_registered_before_it_is_loaded(rig: Rig, autojump_clock: Any) -> None:
+    """Model must exist in registry before loading; the refusal registers nothing and loads nothing."""
+    rig.add("m", "1")
+    for model, version in (("nobody", "1"), ("m", "9")):
+        with pytest.raises(ModelNotRegistered, match=version if model == "m" else model):
+            await rig.engine.load(model, version)
+    assert rig.cast.made == []
+    assert rig.engine.statistics().registered == 1
+
+
 async def test_spec_the_same_version_is_not_loaded_twice(rig: Rig, autojump_clock: Any) -> None:
-    """Validation: cannot load same version twice."""
+    """Cannot load same version twice; the one that is there goes on, and `ensure_loaded` is content with it."""
     await rig.ready()
-    with pytest.raises(AlreadyLoaded):
+    with pytest.raises(AlreadyLoaded, match="m/1"):
         await rig.engine.load("m", "1")
+    await rig.engine.ensure_loaded("m", "1")
+    assert [made.closed for made in rig.cast.made] == [0]
+    assert (await rig.engine.infer("m", {})).version == "1"
 
 
-async def test_spec_versions_share_nothing(rig: Rig, autojump_clock: Any) -> None:
-    """Version isolation: separate state, separate counters."""
-    for version in "12":
-        await rig.ready("m", version)
-    await rig.engine.infer("m", {}, version="1")
-    lease = rig.lease(version="2")
-    versions = rig.engine.statistics().versions
-    assert (versions[("m", "1")].predictions, versions[("m", "2")].predictions) == (1, 0)
-    assert [rig.engine.load_info("m", version).request_count for version in "12"] == [0, 1]
-    assert rig.cast.of("m", "1")[0] is not rig.cast.of("m", "2")[0]
-    lease.release()
+async def test_spec_what_does_not_exist_is_not_unloaded(rig: Rig, autojump_clock: Any) -> None:
+    """Cannot unload non-existent version: of no model, of another, never loaded, or unloaded before."""
+    await rig.ready("m", "1")
+    rig.add("m", "2")
+    for model, version in (("nobody", "1"), ("m", "9")):
+        with pytest.raises(ModelNotRegistered):
+            await rig.engine.unload(model, version)
+    with pytest.raises(VersionNotLoaded, match="m/2"):
+        await rig.engine.unload("m", "2")
+    await rig.engine.unload("m", "1", force=True)
+    with pytest.raises(VersionNotLoaded, match="m/1"):
+        await rig.engine.unload("m", "1", force=True)
+    assert rig.cast.made[0].closed == 1
+
+
+@pytest.mark.parametrize("state", ["registered", "loading", "unloading", "unloaded"])
+async def test_spec_a_warm_up_requires_a_loaded_version(rig: Rig, state: str, autojump_clock: Any) -> None:
+    """Warmup requires loaded version; no state but ready is one, and nothing runs."""
+    rig.add()
+    rig.takes("load m/1", 5.0)
+    rig.takes("close m/1", 5.0)
+    orders = [Outcome(rig.engine.load, "m", "1")] if state == "loading" else []
+    if state.startswith("unload"):
+        await rig.engine.load("m", "1")
+        orders = [Outcome(rig.engine.unload, "m", "1", force=True)]
+    async with running(*orders):
+        if state == "unloaded":
+            await trio.sleep(6.0)
+        with pytest.raises(VersionNotLoaded, match=f"m/1.*{state}"):
+            await rig.engine.warm_up("m", "1", [{}])
+    assert [made.calls for made in rig.cast.made] == [[]] * len(rig.cast.made)
+
+
+def test_spec_operations_are_thread_safe() -> None:
+    """Thread-safe operations: eight threads load, unload, warm up, ask and look, and every one of them is answered."""
+    cast = Cast()
+    with changeover.threads.open_engine() as engine:
+        engine._host.loaders.add("scripted", cast.loader)
+        for version in "123":
+            engine.register("m", version, "script", loader="scripted")
+        engine.load("m", "3")
+        crowd, answered = Crowd(), list[str]()
+
+        def work(number: int) -> None:
+            for turn in range(20):
+                version = "12"[(number + turn) % 2]
+                with suppress(LoadCancelled):
+                    engine.ensure_loaded("m", version)
+                with suppress(VersionNotLoaded, NotReady, WarmUpFailed):  # another thread has unloaded it meanwhile
+                    engine.warm_up("m", version, [{}])
+                    answered.append(engine.infer("m", {}, version=version).version)
+                with suppress(VersionNotLoaded):
+                    engine.unload("m", version)
+                assert "3" in engine.loaded_versions("m")
+                assert engine.load_info("m", version).request_count >= 0
+
+        for number in range(8):
+            crowd.add(work, number)
+        crowd.start()
+        crowd.join()
+        assert set(answered) <= {"1", "2"}
+        assert answered
+        assert engine.infer("m", {}).version == "3"
+        assert {key: balance.held for key, balance in engine.audit().balances.items() if balance.held} == {}
+        assert all(len([m for m in cast.of("m", v) if not m.closed]) <= 1 for v in "123")
+    assert cast.wrongs() == []
+    assert cast.open() == []
+
+
+def test_spec_one_load_for_many_threads() -> None:
+    """Thread-safe loading: ten threads that load one version get one model, and the same error once it is ready."""
+    cast, crowd = Cast(), Crowd()
+    with changeover.threads.open_engine() as engine:
+        engine._host.loaders.add("scripted", cast.loader)
+        engine.register("m", "1", "script", loader="scripted")
+        ends = list[ChangeoverError | None]()
+
+        def load() -> None:
+            try:
+                engine.load("m", "1")
+            except AlreadyLoaded as error:
+                ends.append(error)
+            else:
+                ends.append(None)
+
+        for _ in range(10):
+            crowd.add(load)
+        crowd.start()
+        crowd.join()
+        assert None in ends
+        assert (len(ends), len(cast.made)) == (10, 1)
+        with pytest.raises(AlreadyLoaded, match="m/1"):
+            engine.load("m", "1")

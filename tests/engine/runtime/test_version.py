@@ -29,7 +29,8 @@ def state(rig: Rig, version: str = "1") -> str:
 
 def actor_runs(rig: Rig, version: str = "1") -> bool:
     """Return whether the version has a task."""
-    return f"m/{version}" in rig.engine._version_supervisor
+    known = rig.engine._versions.get(VersionKey("m", version))
+    return known is not None and known.has_task
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -531,16 +532,16 @@ async def test_a_close_that_raises_is_still_the_end(rig: Rig, autojump_clock: An
 
 
 async def test_what_is_not_loaded_cannot_be_unloaded(rig: Rig, engine: Engine, autojump_clock: Any) -> None:
-    """Registered, loading, failed: each is refused with its state."""
+    """Registered, failed, unloaded: each is refused with its state."""
     rig.add(load_error=Broken("no"))
-    rig.takes("load m/1", 5.0)
-    for expected in ("registered", "loading", "failed"):
-        with pytest.raises(VersionNotLoaded, match=f"m/1.*{expected}"):
-            await engine.unload("m", "1")
-        if expected == "registered":
-            loading = Outcome(engine.load, "m", "1")
-            context = running(loading)
-            await context.__aenter__()
-            await settle()
-        elif expected == "loading":
-            await context.__aexit__(None, None, None)
+    with pytest.raises(VersionNotLoaded, match="m/1.*registered"):
+        await engine.unload("m", "1")
+    with pytest.raises(LoadFailed):
+        await engine.load("m", "1")
+    with pytest.raises(VersionNotLoaded, match="m/1.*failed"):
+        await engine.unload("m", "1")
+    rig.script("m", "1").load_error = None
+    await engine.load("m", "1")
+    await engine.unload("m", "1", force=True)
+    with pytest.raises(VersionNotLoaded, match="m/1.*unloaded"):
+        await engine.unload("m", "1")

@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 import changeover.runtime.engine
-import changeover.threads
 from changeover import Drain, Reply, VersionState
+from changeover.runtime import thread_parts
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.ports import Ports, Threads
 from changeover.runtime.ports import Random as RandomPort
@@ -132,7 +132,7 @@ class Stage:
     async def opened(self, way: Way, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None, None]:
         """Open an engine on the hand clock, with m/1 loaded; close it behind the row, if the row did not."""
         monkeypatch.setattr(changeover.runtime.engine, "_system_ports", self._ports)
-        monkeypatch.setattr(changeover.threads, "_SLICE_S", 0.01)
+        monkeypatch.setattr(thread_parts, "SLICE_S", 0.01)
         script = self.cast.script("m", "1")
         for name, value in way.script.items():
             setattr(script, name, value(self) if name == "chunks" else value)
@@ -152,7 +152,8 @@ class Stage:
     def _ports(self) -> Ports:
         ports, clock = Ports.system(), self.world.clock
         chance: RandomPort = Middle()
-        return Ports(clock, chance, ports.wake, Threads(clock, ports.wake))  # type: ignore[arg-type]  # a bound `now`
+        threads = Threads(clock, ports.wake)  # type: ignore[arg-type]  # a bound `now`
+        return Ports(clock, chance, ports.wake, threads, ports.memory)  # type: ignore[arg-type]  # the same
 
     async def close(self) -> None:
         """Close the engine, in the middle of a row or behind it."""

@@ -7,13 +7,14 @@ import pytest
 from tests.engine.uses.rows_crashes import CLOSINGS, CRASHES
 from tests.engine.uses.rows_drains import QUARANTINES, REVOCATIONS
 from tests.engine.uses.rows_leases import LEASES
+from tests.engine.uses.rows_moves import MOVES
 from tests.engine.uses.rows_requests import REQUESTS
 from tests.engine.uses.rows_streams import STREAMS
 from tests.engine.uses.rows_trials import TRIALS
 from tests.engine.uses.stage import Way, play
 from tests.engine.uses.worlds import OnUvloop, World
 
-WAYS = (*REQUESTS, *LEASES, *STREAMS, *CRASHES, *CLOSINGS, *REVOCATIONS, *QUARANTINES, *TRIALS)
+WAYS = (*REQUESTS, *LEASES, *STREAMS, *CRASHES, *CLOSINGS, *REVOCATIONS, *QUARANTINES, *TRIALS, *MOVES)
 ROWS = [
     pytest.param(way, world, debug, id=f"{way.name} - {world.name}{' - debug' if debug else ''}")
     for way in WAYS

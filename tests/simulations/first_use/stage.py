@@ -166,7 +166,7 @@ class Stage:
             str(key)
             for key, version in self.engine._versions.items()
             if version.state is not VersionState.READY
-            and (version.state not in lifecycle.RESTING or str(key) in self.engine._version_supervisor)
+            and (version.state not in lifecycle.RESTING or version.has_task)
         ]
         swaps = [operation.id for operation in self.engine.swaps() if not operation.state.ended]
         return calls + threads + versions + swaps + [str(key) for key in self.engine.audit().holders]
@@ -263,7 +263,7 @@ def assert_at_rest(stage: Stage) -> None:
     for key, version in engine._versions.items():
         assert (key in ready) or version.state in lifecycle.RESTING, (key, version.state)
         assert (version.loaded is not None) == (key in ready), key
-        assert (str(key) in engine._version_supervisor) == (key in ready), key
+        assert version.has_task == (key in ready), key
     counts = engine.statistics()
     assert (counts.stuck_loads, counts.swaps_open, counts.reserved_bytes) == (0, 0, 10 * len(ready)), counts
     serving = [version for key, version in engine._versions.items() if key in ready and not version.loaded.inline]

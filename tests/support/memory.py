@@ -1,0 +1,42 @@
+"""What a process occupies, for tests that look at the real one: whether it tells, and how to leave garbage alone.
+
+Owns no state.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from changeover.runtime import ports
+
+MB = 2**20
+
+TELLS = ports.SystemMemory().resident_bytes() is not None
+"""Whether the system says what a process occupies."""
+
+on_linux = pytest.mark.skipif(
+    not TELLS or ports._malloc_trim() is None, reason="only Linux with glibc tells what a process occupies and trims"
+)
+
+
+def resident_bytes() -> int:
+    """Return the resident set."""
+    resident = ports.SystemMemory().resident_bytes()
+    assert resident is not None
+    return resident
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Collect no garbage that nobody orders to be collected."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

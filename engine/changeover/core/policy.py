@@ -171,7 +171,7 @@ class Standing:
     traffic: frozenset[str] = frozenset()
     """Every version with a share."""
     busy: frozenset[str] = frozenset()
-    """Versions of swaps that have not ended, and those that somebody is just loading, restarting or unloading."""
+    """Versions of swaps that have not ended, and those that are being loaded or restarted, or are about to be."""
     heading: frozenset[str] = frozenset()
     """What the swaps that have not ended lead to."""
 

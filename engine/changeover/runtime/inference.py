@@ -208,8 +208,9 @@ class Inference(Asking):
 
     def next(self, request: Request) -> Request | None:
         """Take the outcome of a request that was waited for; return and raise as `begin` does."""
-        error, request.error = request.error, None
+        error = request.error
         if error is not None:
+            request.error = None
             try:
                 return self._failed(error)
             finally:

@@ -279,12 +279,12 @@ class Keeper(Actor[Message]):
         concerned = {*policy.pick(versions), *record.loaded, *([active] if active is not None else [])}
         known = {v: at for v in concerned if (at := self._world.versions.get(VersionKey(model, v))) is not None}
         heading = {saga.swap.new.version for saga in swaps}
-        busy = {v for v, version in known.items() if version.is_coming or version.is_leaving}
+        coming = {v for v, version in known.items() if version.is_coming}
         return Standing(
             versions,
             {v: version.state for v, version in known.items()},
             active,
             frozenset(share.version for share in route.shares) if route else frozenset(),
-            frozenset(busy | heading | record.ordered | {saga.swap.old.version for saga in swaps}),
+            frozenset(coming | heading | {saga.swap.old.version for saga in swaps}),
             frozenset(heading),
         )

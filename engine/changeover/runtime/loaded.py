@@ -205,8 +205,6 @@ class LoadedModel:
 
     def predict_unless_halted(self, inputs: Mapping[str, Any], *, is_retried: bool = False) -> Mapping[str, Any]:
         """Do as `predict`, for what waited; raises `VersionCrashed` where the model is beyond use before it begins."""
-        if self._turn is None and not self.lane.halted:
-            return self.predict(inputs, is_retried=is_retried)
         with self._turn or nullcontext():
             if self.lane.halted:
                 raise self.beyond_use("no")

@@ -162,6 +162,10 @@ def _run(loaded: LoadedModel, batch: Sequence[Request]) -> None:
     """Run a batch; one that raises is run again request by request, so that a bad one fails alone."""
     groups = _by_shape(batch) if len(batch) > 1 else [list(batch)]
     for group in groups:
+        if loaded.lane.halted:
+            for request in group:
+                request.error = loaded.beyond_use("no")
+            continue
         try:
             _run_together(loaded, group)
         except PredictFailed as error:
@@ -207,7 +211,8 @@ def _by_shape(batch: Sequence[Request]) -> list[list[Request]]:
 def _run_together(loaded: LoadedModel, group: list[Request]) -> None:
     """Call the model once for all; raises `PredictFailed` where it raises or its outputs cannot be split."""
     if len(group) == 1:
-        group[0].reply = Reply(loaded.predict_unless_halted(group[0].inputs), loaded.key.version)
+        predict = loaded.predict if loaded.thread_safe else loaded.predict_unless_halted
+        group[0].reply = Reply(predict(group[0].inputs), loaded.key.version)
         return
     np = _numpy()
     joined = {name: np.concatenate([r.inputs[name] for r in group]) for name in group[0].inputs}

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from changeover.core.policy import ModelPolicy, from_fields, newest_first, order_key
@@ -50,6 +50,7 @@ def test_zeros_at_the_end_and_build_numbers_do_not_count() -> None:
     assert newest_first(["1.0", "1"]) == newest_first(["1", "1.0"])
 
 
+@settings(deadline=None)
 @given(versions=st.lists(WORDS, min_size=1, unique=True))
 def test_any_words_have_one_order(versions: list[str]) -> None:
     """Whatever the words are, the order is total and does not depend on how they came."""
@@ -59,6 +60,7 @@ def test_any_words_have_one_order(versions: list[str]) -> None:
     assert all(order_key(older) < order_key(newer) for newer, older in pairwise(ordered))
 
 
+@settings(deadline=None)
 @given(one=SEMANTIC, other=SEMANTIC)
 @example(one="1.0.0-alpha.beta", other="1.0.0-alpha.1")
 def test_semantic_versions_are_ordered_by_the_book(one: str, other: str) -> None:

@@ -168,6 +168,33 @@ async def test_traffic_that_somebody_moved_down_stays_there(rig: Rig, autojump_c
     assert rig.engine.is_active("m", "3")
 
 
+async def test_the_first_version_may_be_moved_down_from(rig: Rig, autojump_clock: Any) -> None:
+    """So may traffic that came by the first load, and not by a swap."""
+    rig.engine.set_policy("m", PAIR)
+    for version in ("1", "2"):
+        rig.add(version=version)
+    await trio.sleep(1.0)
+    assert rig.engine.is_active("m", "2")
+    await rig.engine.swap("m", "1")
+    await trio.sleep(100.0)
+    assert rig.engine.is_active("m", "1")
+    assert loaded(rig.engine) == {"1", "2"}
+
+
+async def test_a_trial_is_no_reason(rig: Rig, autojump_clock: Any) -> None:
+    """A version that had most of the traffic on trial and was sent back does not keep the one before it out."""
+    rig.engine.set_policy("m", ModelPolicy("latest", 2, plan=Shift.canary(((0.9, 10.0),))))
+    rig.add()
+    await trio.sleep(1.0)
+    rig.add(version="2")
+    rig.add(version="3", raises=Broken("no"))
+    await settle()
+    for _ in range(200):
+        await rig.engine.infer("m", {})
+    await trio.sleep(100.0)
+    assert swaps(rig.engine) == ["1>3 rolled_back", "1>2 completed"]
+
+
 async def test_the_old_version_stands_by_again(rig: Rig, autojump_clock: Any) -> None:
     """With `count=2` the version before is loaded again after the swap that unloaded it, and the third is let go."""
     rig.engine.set_policy("m", PAIR)
@@ -225,6 +252,43 @@ async def test_none_takes_it_back(rig: Rig, autojump_clock: Any) -> None:
     await trio.sleep(100.0)
     assert loaded(rig.engine) == {"1", "2"}
     assert rig.engine.policy("m") == ModelPolicy()
+    rig.engine.set_policy("m", ModelPolicy("latest"))
+    await trio.sleep(100.0)
+    assert loaded(rig.engine) == {"1", "2", "3"}, "what an earlier policy loaded is nobody's now"
+
+
+async def test_what_a_swap_by_hand_needs_is_not_unloaded(rig: Rig, autojump_clock: Any) -> None:
+    """A version that gets copies of the requests has no traffic, and is kept until its swap has ended."""
+    rig.engine.set_policy("m", ModelPolicy("all"))
+    await rig.ready("m", "1")
+    rig.add(version="2")
+    await trio.sleep(1.0)
+    swap = rig.engine.start_swap("m", "2", plan=Shift.canary(((0.5, 100.0),), shadow=True))
+    await trio.sleep(1.0)
+    rig.engine.set_policy("m", ModelPolicy("specific", versions=["1"]))
+    await trio.sleep(50.0)
+    assert loaded(rig.engine) == {"1", "2"}
+    rig.engine.abort(swap)
+    await trio.sleep(1.0)
+    assert loaded(rig.engine) == {"1"}
+
+
+async def test_a_load_by_hand_is_not_taken_over(rig: Rig, autojump_clock: Any) -> None:
+    """A version that somebody is just loading is swapped to when it is there."""
+    rig.engine.set_policy("m", LATEST)
+    rig.add()
+    await trio.sleep(1.0)
+    rig.takes("load m/2", 5.0)
+    async with trio.open_nursery() as nursery:
+        rig.engine.set_policy("m", None)
+        rig.add(version="2")
+        nursery.start_soon(rig.engine.load, "m", "2")
+        await trio.sleep(1.0)
+        rig.engine.set_policy("m", LATEST)
+        await trio.sleep(3.0)
+        assert swaps(rig.engine) == []
+        await trio.sleep(2.0)
+    assert swaps(rig.engine) == ["1>2 completed"]
 
 
 async def test_there_is_no_task_where_there_is_nothing_to_do(rig: Rig, autojump_clock: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changeover import ModelPolicy, VersionKey, VersionSpec
@@ -53,6 +53,7 @@ def test_what_is_not_registered_is_named_with_what_is() -> None:
         known.get(VersionKey("n", "3"))
 
 
+@settings(deadline=None)
 @given(versions=st.lists(st.sampled_from(["1", "1.0", "2", "10", "1.0-rc.1", "a", "b2", "b10"]), unique=True))
 def test_the_newest_come_first(versions: list[str]) -> None:
     """Whatever the order of their registration, also after some were removed; nothing is there of an unknown model."""

@@ -173,7 +173,7 @@ def test_a_model_folder_that_cannot_be_listed_is_its_own_problem(
         seen = [watcher.look() for _ in range(4)]
     assert [len(found.problems) for found in seen] == [0, 1, 0, 0]
     assert [spec.model for found in seen for spec in found.specs] == ["good"]
-    assert watcher.look().problems == ()
+    assert [len(watcher.look().problems) for _ in range(2)] == [0, 0]
 
 
 def test_what_vanishes_in_the_middle_of_a_look_is_no_problem(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +270,7 @@ def test_a_version_that_was_taken_out_is_left_alone(watcher: Watcher) -> None:
     assert watcher.names(at_once=True) == ["m/1"]
 
     def take_out() -> None:
+        watcher.look()  # one that is registered is not remembered
         watcher.known.clear()
         watcher.left = frozenset({VersionKey("m", "1")})
 
@@ -278,7 +279,7 @@ def test_a_version_that_was_taken_out_is_left_alone(watcher: Watcher) -> None:
     later(folder / "model.onnx")
     assert [watcher.names() for _ in range(2)] == [[], ["m/1"]]
     take_out()
-    assert [watcher.names(at_once=at_once) for at_once in (False, True)] == [[], ["m/1"]]
+    assert watcher.names(at_once=True) == ["m/1"]
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "unlisted", "half-way"])

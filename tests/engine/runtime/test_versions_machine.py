@@ -1,35 +1,33 @@
 """An engine with too small a budget, step by step: whatever is ordered, what must never be is looked for after each.
 
-The engine runs in a thread of its own, in virtual time, and only while a step waits for it; `Loop` owns that thread.
+The engine runs in a thread of its own, in virtual time, and only while a step waits for it.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
-import attrs
 import pytest
 import trio
-import trio.testing
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from changeover import Drain, VersionKey, VersionState
 from changeover.core import lifecycle
-from changeover.errors import AlreadyRegistered, ChangeoverError
+from changeover.errors import AlreadyRegistered, VersionNotLoaded
 from changeover.plugin import SourceAway
 from changeover_sim import open_world
 from tests.support.models import Broken, Cast
 from tests.support.rig import LOADER, Rig, open_rig, settle
+from tests.support.stepping import Looks, Loop, Order
 
 MODELS, VERSIONS = "abc", "12"
 KEYS = st.sampled_from([VersionKey(model, version) for model in MODELS for version in VERSIONS])
 HINT = 10
-EDGES = {(state, to.state) for state, row in lifecycle.TABLE.items() for to in row.values()}
 UNKNOWN = {"ModelNotRegistered", "VersionNotLoaded", "NotReady"}
 ENDS: dict[str, set[str]] = {
     "load": {
@@ -47,108 +45,6 @@ ENDS: dict[str, set[str]] = {
 """How each kind of order may end, besides being cancelled where that was ordered."""
 
 
-class Loop:
-    """A Trio run in a thread, whose clock moves when it is told to."""
-
-    def __init__(self, main: Callable[[Loop], Awaitable[None]]) -> None:
-        """Start it, and wait until `main` has called `is_up`."""
-        self._up = threading.Event()
-        self._clock = trio.testing.MockClock()
-        self.failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(main,), name="the engine")
-        self._thread.start()
-        self._up.wait()
-
-    def _run(self, main: Callable[[Loop], Awaitable[None]]) -> None:
-        try:
-            trio.run(main, self, clock=self._clock)
-        except BaseException as error:  # noqa: BLE001 - raised by `end`
-            self.failed = error
-        self._up.set()
-
-    def is_up(self) -> None:
-        """Let others in."""
-        self._token = trio.lowlevel.current_trio_token()
-        self._up.set()
-
-    def runs_free(self) -> None:
-        """Let time pass by itself from now on."""
-        self._clock.autojump_threshold = 0.0
-
-    def do(self, call: Callable[[], Any], *, pause_s: float = 0.0) -> Any:
-        """Make a call in the run, and return when all have done what they can; then let so much time pass."""
-
-        async def step() -> Any:
-            value = call()
-            await settle()
-            for _ in range(round(pause_s * 4)):
-                self._clock.jump(0.25)
-                await settle()
-            return value
-
-        return trio.from_thread.run(step, trio_token=self._token)
-
-    def end(self, over: trio.Event) -> None:
-        """Set what `main` waits for, and wait for the end of the run; raises what ended it."""
-        trio.from_thread.run_sync(over.set, trio_token=self._token)
-        self._thread.join()
-        if self.failed is not None:
-            raise self.failed
-
-
-@attrs.define(eq=False)
-class Order:
-    """Somebody's call, and how it ended."""
-
-    kind: str
-    number: int
-    make: Callable[[], Awaitable[Any]]
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    ends: list[str] = attrs.field(factory=list)
-    error: ChangeoverError | None = None
-
-    async def run(self) -> None:
-        """Make it."""
-        try:
-            with self.scope:
-                await self.make()
-                self.ends.append("returned")
-        except ChangeoverError as error:
-            self.error = error
-            self.ends.append(type(error).__name__)
-        if self.scope.cancelled_caught:
-            self.ends.append("cancelled")
-
-
-class Looks(trio.abc.Instrument):
-    """Looks at the bytes after each step of each task, and reads every event."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.wrongs: list[str] = []
-        self.lives: dict[VersionKey, list[VersionState]] = {}
-        self._store = rig.engine._store
-        rig.engine._bus.readers.append(self)
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Look at the bytes."""
-        store = self._store
-        if store.budget_bytes is not None and store.reserved_bytes > store.budget_bytes:
-            self.wrongs.append(f"{store.reserved_bytes} bytes of {store.budget_bytes} are reserved")
-
-    def put(self, event: Any) -> None:
-        """See where a version goes."""
-        if event.kind == "version_registered":
-            self.lives[VersionKey(event.model, event.version)] = [VersionState.REGISTERED]
-        if event.kind == "version_state":
-            life = self.lives[VersionKey(event.model, event.version)]
-            life.append(VersionState(event.detail["state"]))
-            if (life[-2], life[-1]) not in EDGES:
-                self.wrongs.append(f"{event.model}/{event.version} went {[state.value for state in life]}")
-
-    def wake(self) -> None:
-        """Hear that there are no more events."""
-
-
 class Managed(RuleBasedStateMachine):
     """The engine, and everybody who orders something of it."""
 
@@ -159,6 +55,9 @@ class Managed(RuleBasedStateMachine):
         self.leases: list[Any] = []
         self.stays: list[trio.Event] = []
         """What those wait for who hold an async lease."""
+        self.held_back: list[Order] = []
+        """Calls that begin together with the next one."""
+        self.is_held_back = False
         self.rig: Rig
         self.loop: Loop
 
@@ -175,11 +74,15 @@ class Managed(RuleBasedStateMachine):
     async def _main(self, loop: Loop, budget: int, patience_s: float) -> None:
         self.over = trio.Event()
         options: dict[str, Any] = {"memory_budget_bytes": budget, "close_timeout_s": patience_s}
+        with trio.CancelScope() as everything:
+            await self._serve(loop, everything, options)
+
+    async def _serve(self, loop: Loop, everything: trio.CancelScope, options: Mapping[str, Any]) -> None:
         async with open_world() as world, trio.open_nursery() as callers:
             clock: Any = world.ports.clock
             clock.now = trio.lowlevel.current_clock().current_time  # the steps, in another thread, read it, too
             async with open_rig(world=world, cast=self.cast, debug_references=True, **options) as self.rig:
-                self.world, self.callers, self.looks = world, callers, Looks(self.rig)
+                self.world, self.callers, self.looks = world, callers, Looks(self.rig, loop, everything)
                 trio.lowlevel.add_instrument(self.looks)
                 loop.is_up()
                 await self.over.wait()
@@ -190,9 +93,28 @@ class Managed(RuleBasedStateMachine):
 
     def order(self, kind: str, make: Callable[[], Awaitable[Any]]) -> None:
         """Begin a call."""
-        order = Order(kind, len(self.orders), make)
-        self.orders.append(order)
-        self.loop.do(lambda: self.callers.start_soon(order.run))
+        rounds = self.rounds if self.held_back else 0
+        self.orders.append(Order(kind, len(self.orders), make, rounds))
+        self.held_back.append(self.orders[-1])
+        if self.is_held_back:
+            self.is_held_back = False
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin all calls that were held back, at once."""
+
+        def begin() -> None:
+            for order in self.held_back:
+                self.callers.start_soon(order.run)
+            self.held_back.clear()
+
+        self.loop.do(begin)
+
+    @rule(rounds=st.integers(0, 5))
+    def hold_back(self, rounds: int) -> None:
+        """Have the next call begin in the moment in which the one behind it does, or some rounds before."""
+        self.is_held_back, self.rounds = True, rounds
 
     # --- what is ordered ---
 
@@ -223,12 +145,12 @@ class Managed(RuleBasedStateMachine):
     @rule(
         key=KEYS, force=st.sampled_from([True, True, False]), then=st.sampled_from(["quarantine", "rollback", "cancel"])
     )
-    def unload(self, key: VersionKey, force: bool, then: Any) -> None:
+    def unload(self, key: VersionKey, *, force: bool, then: Any) -> None:
         """Order an unload."""
         self.order("unload", lambda: self.rig.engine.unload(*key, force=force, drain=Drain(1.0, then, 1.0)))
 
     @rule(key=KEYS, is_named=st.booleans(), is_deadly=st.sampled_from([False, False, False, True]))
-    def infer(self, key: VersionKey, is_named: bool, is_deadly: bool) -> None:
+    def infer(self, key: VersionKey, *, is_named: bool, is_deadly: bool) -> None:
         """Send a request, which may kill the version."""
         inputs = {"n": len(self.orders), **({"poison": 1} if is_deadly else {})}
         self.order("infer", lambda: self.rig.engine.infer(key.model, inputs, version=key.version if is_named else None))
@@ -264,7 +186,10 @@ class Managed(RuleBasedStateMachine):
         async def take() -> None:
             async with self.rig.engine.lease(model) as lease:
                 await stay.wait()
-                assert lease.infer({"n": -1})["n"] == -1
+                try:
+                    assert lease.infer({"n": -1})["n"] == -1
+                except VersionNotLoaded as error:
+                    self.looks.wrongs.append(str(error))
 
         self.order("async lease", take)
 
@@ -287,7 +212,7 @@ class Managed(RuleBasedStateMachine):
             self.order("rollback", lambda: self.rig.engine.rollback(swaps[0].id))
 
     @rule(key=KEYS, anew=st.sampled_from([True, True, False]))
-    def unregister(self, key: VersionKey, anew: bool) -> None:
+    def unregister(self, key: VersionKey, *, anew: bool) -> None:
         """Order that a version is forgotten, and perhaps registered anew in the same moment."""
 
         async def forget() -> None:
@@ -303,6 +228,21 @@ class Managed(RuleBasedStateMachine):
         """Have somebody go away who waits."""
         order = data.draw(st.sampled_from([order for order in self.orders if not order.ends]), "order")
         self.loop.do(order.scope.cancel)
+
+    @rule(key=KEYS, other=KEYS, rounds=st.integers(0, 6), kind=st.sampled_from(["lease", "infer", "unload", "forget"]))
+    def meet(self, key: VersionKey, other: VersionKey, rounds: int, kind: str) -> None:
+        """Order a load, and some rounds later use or end a version that may have to go for it."""
+        self.hold_back(rounds)
+        self.load(key, is_content=True)
+        match kind:
+            case "lease":
+                self.async_lease(other.model)
+            case "infer":
+                self.infer(other, is_named=False, is_deadly=False)
+            case "unload":
+                self.unload(other, force=True, then="quarantine")
+            case "forget":
+                self.unregister(other, anew=True)
 
     # --- how it goes ---
 
@@ -352,7 +292,9 @@ class Managed(RuleBasedStateMachine):
         versions = engine._versions
         ready = {key for key, version in versions.items() if version.state is VersionState.READY}
         assert set(engine._router._open) == ready
-        assert all(account is versions[key].loaded.account for key, account in engine._router._open.items())
+        for key, account in engine._router._open.items():
+            assert account is versions[key].loaded.account
+            assert not versions[key].loaded.is_leaving, f"{key} is not on its way out"
         for key, version in versions.items():
             assert key in engine._registry
             if version.state is VersionState.EVICTED:
@@ -384,6 +326,7 @@ class Managed(RuleBasedStateMachine):
             return
         try:
             self._come_to_rest()
+            self._all_answer()
         finally:
             self.loop.end(self.over)
         assert self.cast.wrongs() == []
@@ -393,9 +336,13 @@ class Managed(RuleBasedStateMachine):
         assert all(order.ends for order in self.orders)
 
     def _come_to_rest(self) -> None:
+        self.is_held_back = False
+        self._begin()
+
         def let_go() -> None:
             for script in self.cast.scripts.values():
                 script.load_error = None
+            self.world.durations.clear()
             for stay in self.stays:
                 stay.set()
             for lease in self.leases:
@@ -420,6 +367,17 @@ class Managed(RuleBasedStateMachine):
             assert (version._loading, version._draining, version._later) == (None, None, [])
         living = sorted(loaded.key for loaded in engine._host.living())
         assert living == sorted(key for key, v in engine._versions.items() if v.state is VersionState.READY)
+
+    def _all_answer(self) -> None:
+        """See that what is ready or was evicted answers, where nothing stands in the way that must not go."""
+        versions = self.rig.engine._versions
+        if any(version.spec.pinned for version in versions.values()):
+            return
+        able = [key for key, v in versions.items() if v.state in (VersionState.READY, VersionState.EVICTED)]
+        for key in able:
+            inputs = {"n": len(self.orders)}
+            self.order("infer", partial(self.rig.engine.infer, key.model, inputs, version=key.version))
+            assert self.orders[-1].ends == ["returned"], (key, self.orders[-1].ends, self.orders[-1].error)
 
 
 Managed.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

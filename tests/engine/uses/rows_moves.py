@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from changeover import Batching
 from changeover.errors import RequestTimeout, VersionCrashed
+from changeover.plugin import FatalModelError
 from tests.engine.uses.rows_crashes import FATAL, crash, restart
 from tests.engine.uses.rows_drains import CANCEL
 from tests.engine.uses.rows_requests import WITH_TIME
 from tests.engine.uses.stage import WORKER, Gate, Seen, Stage, Ways, chunks_of
 from tests.engine.uses.worlds import OnAsyncio, Use
 from tests.support.faces import done, entered
+from tests.support.models import BATCHED
 
 MOVES = Ways()
 OTHER_WORKER = WORKER.replace("/1", "/2")
@@ -152,6 +160,35 @@ async def a_request_stays_with_the_version_that_it_named(stage: Stage) -> None:
     assert use.error.ran == "no"
     stage.sees(version="2")
     await is_killed(stage, killer)
+
+
+async def ends_meanwhile(stage: Stage, inputs: Mapping[str, Any]) -> None:
+    """Have two requests come to a model whose turn somebody else has, who then ends it: it is not called any more."""
+    await other(stage)
+    (loaded,) = (loaded for loaded in stage.engine._host.living() if loaded.key.version == "1")
+    assert loaded.take_turn()
+    uses = [stage.world.spawn(stage.infer(**inputs)) for _ in range(2)]
+    await stage.until_held(2)
+    await stage.world.until(lambda: bool(loaded.account.running()))
+    loaded._crash(FatalModelError("whoever has the turn has ended it"))
+    loaded.end_turn()
+    for use in uses:
+        assert (await stage.world.end(use)).value.version == "2"
+    stage.sees()
+    assert stage.cast.of("m", "1")[0].calls == []
+    await restart(stage)
+
+
+@MOVES.row(script={"thread_safe": False}, execution="worker")
+async def a_thread_waits_for_a_model_that_is_then_beyond_use(stage: Stage) -> None:
+    """A worker that waits for its turn has not begun."""
+    await ends_meanwhile(stage, {"n": 1})
+
+
+@MOVES.row(script={"thread_safe": False, "signature": BATCHED}, execution="worker", batching=Batching(2, 1_000.0))
+async def a_batch_waits_for_a_model_that_is_then_beyond_use(stage: Stage) -> None:
+    """Nor has anybody in its batch."""
+    await ends_meanwhile(stage, {"x": np.zeros((1, 2))})
 
 
 async def a_stream_moves_that_was_not_begun(stage: Stage) -> None:

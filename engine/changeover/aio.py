@@ -113,6 +113,9 @@ class Engine(Seated):
     ) -> Reply:
         """Answer one request by the active version, or the one named; requests with the same `key` find the same one.
 
+        One that has not begun moves on where its version crashes or is drained out of time, unless it named that; a
+        version that was evicted is waited for.
+
         With `execution="inline"` the model is called right here and cannot be interrupted; otherwise a worker calls
         it. Cancelled in the queue, the request never runs; cancelled later, its reference stays until its thread is
         done. Raises `InvalidInput`, `PredictFailed`, `NotReady`, `Overloaded`, `RequestTimeout` and what `lease` does.

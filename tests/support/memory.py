@@ -5,6 +5,7 @@ Owns no state.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import pytest
 from changeover.runtime import ports
 
 MB = 2**20
+
+_M_TRIM_THRESHOLD = -1  # of <malloc.h>
 
 TELLS = ports.SystemMemory().resident_bytes() is not None
 """Whether the system says what a process occupies."""
@@ -28,6 +31,16 @@ def resident_bytes() -> int:
     resident = ports.SystemMemory().resident_bytes()
     assert resident is not None
     return resident
+
+
+def trim_as_at_the_start() -> None:
+    """Have glibc trim the ends of its arenas as in a new process.
+
+    It trims them the later, up to 64 MB, the larger the largest array was that was freed before: in a process that has
+    run other tests a model may leave that much behind, for the next one to use, and `malloc_trim` does not touch it.
+    """
+    if ports._malloc_trim() is not None:
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
 
 
 @contextmanager

@@ -340,7 +340,6 @@ class EngineBase:
             f"{model} has no version that takes requests: {states}; see await engine.load(...)", model=model
         )
 
-
     def _forget(self, key: VersionKey) -> None:
         """Forget a version that rests."""
         self._versions.pop(key, None)

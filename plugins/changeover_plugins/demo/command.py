@@ -141,12 +141,18 @@ async def _until_ctrl_c(settings: Settings, screen: Screen) -> Report | None:
     A `KeyboardInterrupt` comes between any two steps, also between a call and its `await`, of which Python then says
     that it was never awaited; a cancellation comes at a checkpoint.
     """
-    report = None
+    report: Report | None = None
+    error: Exception | None = None
     with trio.open_signal_receiver(signal.SIGINT) as presses:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on, presses, nursery.cancel_scope)
-            report = await _demonstrate(settings, screen)
+            try:
+                report = await _demonstrate(settings, screen)
+            except Exception as raised:  # noqa: BLE001 - it is raised again below, outside of the nursery's group
+                error = raised
             nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
     return report
 
 

@@ -343,11 +343,11 @@ RACES_OF_THREE: Mapping[str, Make] = {
     "two acquires, a drain": world(World.acquire, World.acquire, World.drain, routed=False),
     "two acquires as one id, a drain": world(acquire_as_id, acquire_as_id, World.drain, routed=False),
     "a request, a release, a drain": world(World.request, leave_first, World.drain, held=1),
-    "an acquire, a release, an eviction": world(World.acquire, leave_first, World.evict, held=1),
 }
 """A minute each, on a slow machine."""
 
 LARGEST: Mapping[str, Make] = {
+    "an acquire, a release, an eviction": world(World.acquire, leave_first, World.evict, held=1),
     "two requests, a drain": world(World.request, World.request, World.drain),
     "two requests, a swap": world(World.request, World.request, World.swap),
     "two requests, an eviction": world(World.request, World.request, World.evict),

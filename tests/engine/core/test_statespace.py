@@ -51,7 +51,13 @@ def look_everywhere(walks: Walker, make: Make, least: int, record: Callable[[str
     assert found.ends > 0, found
 
 
-@pytest.mark.parametrize("race", RACES)
+LONG = frozenset({"a request, a swap", "a request by name, a swap", "an acquire, a release, a drain"})
+"""These races take many seconds each."""
+
+
+@pytest.mark.parametrize(
+    "race", [pytest.param(race, marks=[pytest.mark.slow] if race in LONG else []) for race in RACES]
+)
 def test_every_state_of_a_drain_is_sound(
     walks: Walker, race: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -131,6 +137,7 @@ def end_twice(it: World) -> None:
 
 IN_THE_ACCOUNT: tuple[tuple[type[Account], tuple[Program, ...], int, str], ...] = (
     (LooksBeforeItAnnounces, (World.acquire, World.drain), 0, "closed while .* used it|told of zero|was let in"),
+    # This one takes most of a minute: it is the only one with three programs.
     (LooksBeforeItDeletes, (leave_first, leave_second, World.drain), 2, "wait for ever"),
     (LooksBeforeItWatches, (leave_first, World.drain), 1, "wait for ever"),
     (CallsBeforeItTakesOut, (leave_first, World.drain), 1, "told of zero once more than it was watched for"),
@@ -179,7 +186,11 @@ IN_THE_DRAIN: tuple[tuple[Program, str], ...] = (
 
 
 @pytest.mark.parametrize(
-    ("kind", "programs", "held", "wrong"), IN_THE_ACCOUNT, ids=[kind.__name__ for kind, *_ in IN_THE_ACCOUNT]
+    ("kind", "programs", "held", "wrong"),
+    [
+        pytest.param(*row, id=row[0].__name__, marks=[pytest.mark.slow] if row[0] is LooksBeforeItDeletes else [])
+        for row in IN_THE_ACCOUNT
+    ],
 )
 def test_a_mistake_in_the_account_is_found(
     kind: type[Account], programs: tuple[Program, ...], held: int, wrong: str

@@ -16,7 +16,7 @@ from changeover import Drain, Engine, Event
 from changeover.errors import ChangeoverError
 from changeover.plugin import API_VERSION, FatalModelError, Signature, Source
 from changeover.runtime.ports import SystemMemory
-from tests.support.memory import MB, no_collections, on_linux
+from tests.support.memory import MB, no_collections, on_linux, trim_as_at_the_start
 from tests.support.models import Broken
 from tests.support.rig import Watch, until
 from tests.support.threads import PATIENCE_S
@@ -147,6 +147,7 @@ RAISING: tuple[Use, ...] = (infer_badly, stream_badly)
 @asynccontextmanager
 async def used(use: Use, *, thread_safe: bool = True, debug: bool = False, **spec: Any) -> AsyncGenerator[Engine, None]:
     """Open an engine with one version that was used, no garbage collected but by the engine itself."""
+    trim_as_at_the_start()
     SystemMemory().give_back(collect=True)  # or what others left behind would come back in place of the model
     Watched.made.clear()
     with no_collections():

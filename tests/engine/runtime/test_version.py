@@ -534,14 +534,14 @@ async def test_a_close_that_raises_is_still_the_end(rig: Rig, autojump_clock: An
 async def test_what_is_not_loaded_cannot_be_unloaded(rig: Rig, engine: Engine, autojump_clock: Any) -> None:
     """Registered, failed, unloaded: each is refused with its state."""
     rig.add(load_error=Broken("no"))
-    with pytest.raises(VersionNotLoaded, match="m/1.*registered"):
+    with pytest.raises(VersionNotLoaded, match=r"m/1.*registered"):
         await engine.unload("m", "1")
     with pytest.raises(LoadFailed):
         await engine.load("m", "1")
-    with pytest.raises(VersionNotLoaded, match="m/1.*failed"):
+    with pytest.raises(VersionNotLoaded, match=r"m/1.*failed"):
         await engine.unload("m", "1")
     rig.script("m", "1").load_error = None
     await engine.load("m", "1")
     await engine.unload("m", "1", force=True)
-    with pytest.raises(VersionNotLoaded, match="m/1.*unloaded"):
+    with pytest.raises(VersionNotLoaded, match=r"m/1.*unloaded"):
         await engine.unload("m", "1")

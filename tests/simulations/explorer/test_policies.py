@@ -250,6 +250,7 @@ def starvation() -> Any:
     return program
 
 
+@pytest.mark.slow
 def test_starvation_is_found_by_priorities_and_not_by_walking() -> None:
     """In two thousand schedules the walk is never that unfair; of four hundred PCT seeds more than a hundred are."""
     assert explore(starvation(), policy=RandomWalk(), schedules=2_000).failure is None

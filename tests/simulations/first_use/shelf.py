@@ -94,11 +94,6 @@ class Shelf(Stage):
         """Return the state of a version."""
         return self.engine._state(VersionKey(model, version))
 
-    def _busy(self) -> list[str]:
-        versions = self.engine._versions.items()
-        tasks = [str(key) for key, version in versions if version.has_task and version.state in lifecycle.RESTING]
-        return super()._busy() + tasks  # those that wait for their restart, or for their next message
-
     # --- who calls ---
 
     def use(self, kind: str, model: str, stay_s: float = 0.0, *, anywhere: bool = False) -> Call:

@@ -165,8 +165,7 @@ class Stage:
         versions = [
             str(key)
             for key, version in self.engine._versions.items()
-            if version.state is not VersionState.READY
-            and (version.state not in lifecycle.RESTING or version.has_task)
+            if version.state is not VersionState.READY and (version.state not in lifecycle.RESTING or version.has_task)
         ]
         swaps = [operation.id for operation in self.engine.swaps() if not operation.state.ended]
         return calls + threads + versions + swaps + [str(key) for key in self.engine.audit().holders]

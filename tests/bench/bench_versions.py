@@ -88,7 +88,7 @@ async def _windows(engine: Engine, traffic: Traffic, loads: int) -> tuple[float,
     async with trio.open_nursery() as nursery:
         for number in range(loads):
             nursery.start_soon(engine.load, f"b{number}", "1")
-    await trio.sleep(began + 3 * WINDOW_S - perf_counter())
+    await trio.sleep(max(0.0, began + 3 * WINDOW_S - perf_counter()))
     edges = [began + n * WINDOW_S for n in range(4)]
     first, rest, loading = (measure.percentile(traffic.latencies_s(*edge), 0.99) for edge in pairwise(edges))
     for number in range(loads):
@@ -102,7 +102,8 @@ async def _hung(engine: Engine, count: int) -> AsyncGenerator[None, None]:
     models.gate.clear()
     async with trio.open_nursery() as nursery:
         for number in range(count):
-            engine.register(f"hung{number}", "1", "models:hangs", loader="callable", allow_code=True)
+            spec = {"loader": "callable", "allow_code": True, "load_timeout_s": 3_600.0}
+            engine.register(f"hung{number}", "1", "models:hangs", **spec)
             nursery.start_soon(engine.load, f"hung{number}", "1")
         try:
             yield

@@ -38,14 +38,14 @@ A bare tuple, because it is made for every request: a frozen class costs ten tim
 class Account:
     """The references of one loaded model; every method may be called from any thread.
 
-    All its mutable state: `held` (what is held), `used_s` (when it was last asked for), `open` (the gate), two counters
+    All its mutable state: `held` (what is held), `_last` (the last use of all), `open` (the gate), two counters
     that only grow, `_over`, `usage`, `_watchers` (called once each, by whoever made the balance zero), `_revokers` (how
     to end a hold) and `_revoked` (the kinds whose holders were asked to let go).
     """
 
     __slots__ = (
-        "_acquires", "_mask", "_now", "_over", "_peak", "_releases", "_revoked", "_revokers", "_timed", "_watchers",
-        "held", "open", "owner", "running", "usage", "used_s",
+        "_acquires", "_last", "_mask", "_now", "_over", "_peak", "_releases", "_revoked", "_revokers", "_timed",
+        "_watchers", "held", "open", "owner", "running", "usage",
     )  # fmt: skip
 
     def __init__(self, owner: Any = None, *, is_open: bool = True, now: Callable[[], float] = lambda: 0.0) -> None:
@@ -58,8 +58,7 @@ class Account:
         self.running: Callable[[], Mapping[RefId, str]] = dict
         """Names the threads that run a use just now and cannot be interrupted."""
         self.held: dict[RefId, Use] = {}
-        self.used_s = now()
-        """When it was last acquired, by `now`, or made."""
+        self._last: Use = ("made", now(), None, None)
         self.open = is_open
         # `next` on a count is one step that no other thread can split; `+= 1` on an attribute is not.
         self._acquires = itertools.count()
@@ -68,6 +67,11 @@ class Account:
         self._watchers: list[Callable[[], None]] = []
         self._revokers: dict[RefId, Callable[[], None]] = {}
         self._revoked: frozenset[str] = frozenset()
+
+    @property
+    def used_s(self) -> float:
+        """When it was last acquired, or made, by the engine's clock."""
+        return self._last[1]
 
     def acquire(self, use: Use) -> RefId | None:
         """Write `use` in and return its reference; None, with nothing left behind, where the gate is shut.
@@ -80,7 +84,7 @@ class Account:
         if held.setdefault(ref, use) is not use:  # announce ...
             raise AlreadyHeld(f"request id {ref!r} holds a reference already; release it first or use another id")
         number = next(self._acquires)
-        self.used_s = use[1]
+        self._last = use
         if self.open:  # ... then look: in the other order a drain could see zero in between
             if len(held) > self._peak or not number & self._mask:
                 self._note(ref, number, use[1])
@@ -92,7 +96,7 @@ class Account:
         """Do as `acquire`, for a use without an id of its own, in as few steps as can be."""
         held, number = self.held, next(self._acquires)
         held[number] = use
-        self.used_s = use[1]
+        self._last = use
         if self.open:
             if len(held) > self._peak or not number & self._mask:
                 self._note(number, number, use[1])

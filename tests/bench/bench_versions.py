@@ -33,14 +33,22 @@ class Others:
     name: str
     source: str
     loads: int = 1
+    lead_s: float = 0.0
+    """So long before its window they begin; above 0 they end behind it, too."""
     wanted: bool = True
-    """False where the interpreter itself decides, and no engine could."""
+    """False where there is nothing to go by: the interpreter's lock, or a burst of work."""
 
 
 KINDS = (
     Others("one that works in C", "models:loads_in_c"),
     Others("one that holds the GIL", "models:loads_in_python", wanted=False),
-    Others(f"{SLOW_LOADS} slow ones and {HUNG_LOADS} that hang", "models:loads_slowly", SLOW_LOADS),
+    Others(f"{SLOW_LOADS} slow ones under way and {HUNG_LOADS} that hang", "models:loads_long", SLOW_LOADS, 0.3),
+    Others(
+        f"{SLOW_LOADS} slow ones that begin and end in the same moments",
+        "models:loads_slowly",
+        SLOW_LOADS,
+        wanted=False,
+    ),
 )
 
 
@@ -65,7 +73,7 @@ async def _beside(digits: Digits, others: Others, pairs: int) -> list[Figure]:
         hung = HUNG_LOADS if others.loads > 1 else 0
         async with _hung(engine, hung), under_traffic(engine, MODEL, digits.images) as traffic:
             await trio.sleep(WINDOW_S)
-            triples = [await _windows(engine, traffic, others.loads) for _ in range(pairs)]
+            triples = [await _windows(engine, traffic, others) for _ in range(pairs)]
         lost = len(traffic.lost)
     first, rest, loading = ([triple[n] for triple in triples] for n in range(3))
     ratio = Spread.ratio(loading, rest)
@@ -81,17 +89,18 @@ async def _beside(digits: Digits, others: Others, pairs: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-async def _windows(engine: Engine, traffic: Traffic, loads: int) -> tuple[float, float, float]:
-    """Let two windows of rest pass, then one in which so many versions load; return the p99 of each."""
-    began = perf_counter()
+async def _windows(engine: Engine, traffic: Traffic, others: Others) -> tuple[float, float, float]:
+    """Let two windows of rest pass, then one in which others load; return the p99 of each."""
     await trio.sleep(2 * WINDOW_S)
+    begins = perf_counter() + others.lead_s
     async with trio.open_nursery() as nursery:
-        for number in range(loads):
+        for number in range(others.loads):
             nursery.start_soon(engine.load, f"b{number}", "1")
-    await trio.sleep(max(0.0, began + 3 * WINDOW_S - perf_counter()))
-    edges = [began + n * WINDOW_S for n in range(4)]
-    first, rest, loading = (measure.percentile(traffic.latencies_s(*edge), 0.99) for edge in pairwise(edges))
-    for number in range(loads):
+    await trio.sleep(max(0.0, begins + WINDOW_S - perf_counter()))
+    edges = [begins - others.lead_s + (n - 2) * WINDOW_S for n in range(3)] + [begins, begins + WINDOW_S]
+    windows = [*pairwise(edges[:3]), *pairwise(edges[3:])]
+    first, rest, loading = (measure.percentile(traffic.latencies_s(*window), 0.99) for window in windows)
+    for number in range(others.loads):
         await engine.unload(f"b{number}", "1", force=True)
     return first, rest, loading
 

@@ -149,6 +149,12 @@ def loads_slowly() -> Trivial:
     return Trivial()
 
 
+def loads_long() -> Trivial:
+    """Wait for twice as long."""
+    time.sleep(2 * LOAD_S)
+    return Trivial()
+
+
 def hangs() -> Trivial:
     """Wait for the gate."""
     gate.wait()

@@ -37,8 +37,8 @@ MOMENTS = 25
 BAD = 5.0
 """What the new version fails on."""
 RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
-TOLD_AT_THE_END = {"returned", "EngineClosed", "SwapFailed", "SwapRolledBack", "VersionCrashed"}
-"""How a call may end whose engine is closed under it."""
+TOLD_AT_THE_END = {"returned", "EngineClosed", "SwapFailed", "SwapRolledBack", "VersionCrashed", "WarmUpFailed"}
+"""How a call may end whose engine is closed under it; a warm-up by hand stops when its version is drained."""
 
 Make = Callable[[Engine], Awaitable[Any]]
 Left = Callable[[Stage, Call], None]

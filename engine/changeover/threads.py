@@ -189,7 +189,8 @@ class Engine(Seated):
         """Take a swap back: turn it round while it runs, or swap back after it; return the operation that did.
 
         Interrupted, the rollback goes on. Raises `SwapNotFound`, `SwapNotAllowed` where it did not happen or the
-        traffic has moved on, `SwapInProgress`, and `SwapFailed` where it could not be undone.
+        traffic has moved on, `SwapInProgress`, `SwapFailed` where it could not be undone, and `SwapRolledBack` where
+        the swap back was itself turned round.
         """
         return self._send(partial(self._engine.rollback, swap_id))
 

@@ -72,3 +72,8 @@ def _raise_for_names(signature: Signature, inputs: Mapping[str, Any], key: Versi
 
 def _text(key: VersionKey, what: str) -> str:
     return f"{key}: {what}"
+
+
+def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of arrays by name: whoever gets them may change them, and their owner may reuse his buffers."""
+    return {name: array.copy() if hasattr(array, "copy") else array for name, array in arrays.items()}

@@ -71,7 +71,7 @@ def close(loaded: LoadedModel, memory: Memory) -> None:
         try:
             loaded.close()
         except BaseException as raised:  # noqa: BLE001 - it is raised below, when what it holds on to is gone
-            _let_go(raised)
+            let_go(raised)
             error = raised
         with suppress(Exception):  # what a port may raise is no reason to call a close failed
             loaded.returned = _bring_back(loaded, memory, window, is_alive)
@@ -110,11 +110,10 @@ def _watch(model: Model) -> Callable[[], bool]:
     return lambda: found() is not None
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException | None) -> None:
     """Empty the frames that led to an error: their variables hold the model, of which nothing would come back."""
     seen: set[int] = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
-        traceback.clear_frames(at.__traceback__)
-        at = at.__cause__ or at.__context__
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

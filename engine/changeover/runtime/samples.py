@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from changeover.core.checks import describe
+from changeover.core.inputs import copied
 from changeover.core.values import SIGNATURE, WARMUP_SUFFIXES, VersionSpec, WarmUpData
 from changeover.errors import ChangeoverError, InvalidValue
 from changeover.plugin import BATCH, Signature, TensorSpec
@@ -44,12 +45,8 @@ def samples(data: WarmUpData, spec: VersionSpec, signature: Signature) -> Iterat
         yield from _zeros(spec, signature)
     else:
         for inputs in data:
-            yield Sample(partial(_given, inputs), len(data))
-
-
-def _given(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a copy: what a model does to its inputs is nothing to the next load's warm-up, nor to the caller."""
-    return {name: array.copy() if hasattr(array, "copy") else array for name, array in inputs.items()}
+            # A copy: what a model does to its inputs is nothing to the next load's warm-up, nor to the caller.
+            yield Sample(partial(copied, inputs), len(data))
 
 
 # --- in a version's folder ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from changeover.core.inputs import copied
 from changeover.core.ledger import Account
 from changeover.core.snapshots import Reply, ShadowReport
 from changeover.core.tally import peek
@@ -60,7 +61,7 @@ class Shadow:
             return
         try:
             rows = loaded.check(inputs)
-            request = Request(account, ref, _copy(inputs), rows, now, self, _copy(reply.outputs))
+            request = Request(account, ref, copied(inputs), rows, now, self, copied(reply.outputs))
         except InvalidInput:  # the new version does not take what the old one takes
             account.release(ref)
             next(self._copied)
@@ -99,11 +100,6 @@ class Shadow:
             now = self._now()
             # A copy for an inline model runs in a thread of its own: its time says nothing of a call in the caller's.
             meter.note(now, None if loaded.inline else now - began_s, failed=failed)
-
-
-def _copy(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return copies: a caller may reuse its buffers as soon as it has its answer."""
-    return {name: array.copy() if hasattr(array, "copy") else array for name, array in arrays.items()}
 
 
 def agree(expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

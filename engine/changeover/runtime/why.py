@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import cast
 
 from changeover.core.checks import describe
@@ -19,6 +18,7 @@ from changeover.errors import (
     VersionNotLoaded,
     WarmUpFailed,
 )
+from changeover.runtime.memory import let_go
 
 
 def already_loaded(key: VersionKey) -> AlreadyLoaded:
@@ -69,7 +69,7 @@ def overdue(key: VersionKey, timeout_s: float) -> LoadTimeout:
 
 def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
     """Say why a load failed; an error of ours is passed on."""
-    _let_go(error)
+    let_go(error)
     if isinstance(error, ChangeoverError):
         return error
     failed = LoadFailed(f"{key}: {describe(error)}", model=key.model, version=key.version)
@@ -79,7 +79,7 @@ def load_failed(key: VersionKey, error: BaseException | None) -> ChangeoverError
 
 def warm_up_failed(key: VersionKey, error: BaseException | None) -> WarmUpFailed:
     """Say why its warm-up data did not go through; where the warm-up itself said so, that is passed on."""
-    _let_go(error)
+    let_go(error)
     if isinstance(error, WarmUpFailed):
         return error
     said = str(error) if isinstance(error, ChangeoverError) else describe(error)
@@ -102,20 +102,11 @@ def crashed(key: VersionKey, error: BaseException | None) -> ChangeoverError:
 
 def model_beyond_use(key: VersionKey, error: BaseException) -> VersionCrashed:
     """Say that the model declared a fatal error."""
-    _let_go(error)
+    let_go(error)
     text = f"{key} crashed: {describe(error)}"
     crash = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
     crash.__cause__ = error
     return crash
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Empty the frames that led to an error which is kept: their variables would keep the model in memory."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def engine_closed(key: VersionKey) -> EngineClosed:

@@ -37,8 +37,8 @@ MOMENTS = 25
 BAD = 5.0
 """What the new version fails on."""
 RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
-TOLD_AT_THE_END = {"returned", "EngineClosed", "SwapFailed", "SwapRolledBack", "VersionCrashed", "WarmUpFailed"}
-"""How a call may end whose engine is closed under it; a warm-up by hand stops when its version is drained."""
+TOLD_AT_THE_END = {"returned", "EngineClosed", "SwapFailed", "SwapRolledBack", "VersionCrashed"}
+"""How a call may end whose engine is closed under it."""
 
 Make = Callable[[Engine], Awaitable[Any]]
 Left = Callable[[Stage, Call], None]
@@ -350,7 +350,8 @@ def test_a_caller_who_goes_away_leaves_nothing_behind() -> None:
 
 async def an_engine_is_closed_under_a_caller() -> None:
     """Close the engine at any moment of any call; whoever called is told one thing."""
-    scene = SCENES[choose(list(SCENES))]
+    name = choose(list(SCENES))
+    scene = SCENES[name]
     patience_s, rounds = choose([10.0, 0.0]), choose(range(MOMENTS))
     async with open_stage(close_timeout_s=patience_s, **scene.engine) as stage:
         engine = stage.engine
@@ -360,7 +361,8 @@ async def an_engine_is_closed_under_a_caller() -> None:
         call = stage.call(lambda: scene.make(engine))
         for _ in range(rounds):
             await trio.lowlevel.checkpoint()
-    assert call.end in TOLD_AT_THE_END, call.end
+    stopped = {"WarmUpFailed"} if name == "warm_up" else set[str]()  # one by hand stops when its version is drained
+    assert call.end in TOLD_AT_THE_END | stopped, call.end
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -251,3 +254,32 @@ async def test_the_growth_around_a_load_is_what_the_model_took(monkeypatch: pyte
     assert info.memory_method == "resident_set"
     assert info.memory_bytes is not None
     assert 0.9 * SIZE < info.memory_bytes < 1.2 * SIZE
+
+
+# --- what the C library keeps ---------------------------------------------------------------------------------------
+
+ARENA = """
+import sys, threading
+from changeover.runtime.ports import SystemMemory
+memory, pieces = SystemMemory(), []
+large = bytearray(30 * 2**20)
+del large
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+in_thread(lambda: pieces.extend(bytearray(b"x") * 32768 for _ in range(1000)))
+before = memory.resident_bytes()
+in_thread(lambda: (pieces.clear(), memory.give_back(collect=False)))
+print(before - memory.resident_bytes())
+"""
+
+
+@on_linux
+def test_the_environment_decides_what_the_library_keeps_at_the_end_of_an_arena() -> None:
+    """Behind a large array that was freed, 32 MB in pieces come back with the setting that the README names."""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072"}
+    done = subprocess.run(
+        [sys.executable, "-c", ARENA], check=True, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert int(done.stdout) > 0.9 * 32768 * 1000

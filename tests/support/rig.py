@@ -19,6 +19,7 @@ from changeover import Engine, Event, EventsDropped, VersionSpec
 from changeover.errors import ChangeoverError
 from changeover_sim import Duration, World, open_world
 from tests.support.models import Cast, Script
+from tests.support.threads import Crowd
 
 T = TypeVar("T")
 
@@ -92,6 +93,16 @@ async def settle(cushion_s: float = 0.0) -> None:
 def run_virtual(main: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Run `main` under a clock that jumps; for tests that run many worlds."""
     return trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def until_ready_again(rig: Rig, crowd: Crowd) -> None:
+    """Let threads that crash a version loose, and return when it is ready again and they have ended."""
+    async with rig.engine.events() as events:
+        crowd.start()
+        async for event in events:
+            if isinstance(event, Event) and event.detail.get("state") == "ready":
+                break
+    await trio.to_thread.run_sync(crowd.join)
 
 
 class Watch:

@@ -13,7 +13,7 @@ import trio
 from changeover import Batching, Shift, SwapState
 from changeover.errors import ChangeoverError, InvalidInput, PredictFailed, SwapFailed, VersionCrashed
 from tests.support.models import BATCHED, Broken, first_column
-from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
+from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle, until_ready_again
 from tests.support.threads import Crowd
 
 
@@ -265,10 +265,5 @@ async def test_errors_in_many_threads_are_one_crash() -> None:
 
         for _ in range(8):
             crowd.add(hammer)
-        async with rig.engine.events() as events:
-            crowd.start()
-            async for event in events:
-                if getattr(event, "detail", {}).get("state") == "ready":
-                    break
-        await trio.to_thread.run_sync(crowd.join)
+        await until_ready_again(rig, crowd)
         assert (crashes(rig), len(rig.cast.made)) == (1, 2)

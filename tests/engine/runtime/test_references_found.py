@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import pytest
@@ -197,32 +198,44 @@ def test_who_releases_last_waits_for_nobody() -> None:
     assert len(tracker.statistics()[VersionKey("m", "1")].drains_s) == 1
 
 
+def assert_holds_in_a_fork(check: Callable[[], bool], *locks: AbstractContextManager[object]) -> None:
+    """Fork while another thread holds locks; in the child, which has ten seconds, `check` must return True."""
+    inside, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            inside.set()
+            over.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(0 if check() else 1)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_forked_process_can_go_on_with_a_tracker_of_its_own(debug: bool) -> None:
     """Forked while other threads hold its locks, a tracker that stands alone keeps what is held and can be used."""
     tracker = ReferenceTracker(debug_references=debug)
     tracker.acquire("m", "1", "request")
-    books, inside, over = tracker._world.books, threading.Event(), threading.Event()
+    books = tracker._world.books
     (account,) = books.of("m", "1")
 
-    def look() -> None:
-        with books._lock, getattr(account, "_lock", nullcontext()):
-            inside.set()
-            over.wait()
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    inside.wait()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)
+    def goes_on() -> bool:
         tracker.acquire("n", "1", "another")
         tracker.release("m", "1", "request")
-        os._exit(0 if tracker.counts() == {("m", "1"): 0, ("n", "1"): 1} else 1)
-    over.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return tracker.counts() == {("m", "1"): 0, ("n", "1"): 1}
+
+    assert_holds_in_a_fork(goes_on, books._lock, getattr(account, "_lock", nullcontext()))
     assert tracker.count("m", "1") == 1
 
 
@@ -242,19 +255,4 @@ def test_a_forked_account_calls_the_watchers_of_its_own_threads() -> None:
 def test_a_forked_process_can_look_into_the_books() -> None:
     """Forked while another thread adds up, the child's audit does not wait for that thread for ever."""
     with threads.open_engine() as engine:
-        books, inside, over = engine._host.books, threading.Event(), threading.Event()
-
-        def look() -> None:
-            with books._lock:
-                inside.set()
-                over.wait()
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        inside.wait()
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if engine.audit().clean else 1)
-        over.set()
-        thread.join()
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert_holds_in_a_fork(lambda: engine.audit().clean, engine._host.books._lock)

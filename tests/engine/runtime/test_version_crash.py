@@ -21,7 +21,7 @@ from changeover.errors import (
 from changeover.runtime.version import Version
 from changeover_sim import open_world
 from tests.support.models import Broken
-from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle, until
+from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle, until, until_ready_again
 from tests.support.threads import Crowd
 
 
@@ -382,11 +382,6 @@ async def test_crashes_from_many_threads_are_one_crash() -> None:
 
         for _ in range(20):
             crowd.add(ask)
-        async with rig.engine.events() as events:
-            crowd.start()
-            async for event in events:
-                if getattr(event, "detail", {}).get("state") == "ready":
-                    break
-        await trio.to_thread.run_sync(crowd.join)
+        await until_ready_again(rig, crowd)
         assert rig.engine.statistics().children_restarted == 1
         assert len(rig.cast.made) == 2

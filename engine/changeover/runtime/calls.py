@@ -211,7 +211,7 @@ class Engine(Swapping):
     async def _until_ready(self, model: str, version: str | None) -> None:
         """Join a load of the model that runs, or order that of an evicted version; raises `NotReady`."""
         for key, candidate in self._versions.items():
-            if key.model == model and version in (None, key.version) and (candidate.is_coming or candidate.is_evicted):
+            if key.model == model and version in (None, key.version) and candidate.may_be_awaited:
                 try:
                     await self._load(candidate)
                 except AlreadyLoaded:

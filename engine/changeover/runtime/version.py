@@ -46,6 +46,14 @@ class Version(Drains):
         return self._loading is not None or self._awaits_restart or any(isinstance(m, LoadOrder) for m in ordered)
 
     @property
+    def may_be_awaited(self) -> bool:
+        """True where a request may wait for it: it is coming, or can be had back, and nobody has ordered its drain.
+
+        A drain that is ordered already stands: a request's own order would come behind it, and call it off.
+        """
+        return (self.is_coming or self.is_evicted) and not self.is_leaving
+
+    @property
     def _awaits_restart(self) -> bool:
         return self._in_service and self._loading is None and self.state in lifecycle.RESTING
 

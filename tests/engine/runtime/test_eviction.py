@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from changeover.errors import (
     RequestTimeout,
     VersionNotLoaded,
 )
+from changeover.runtime.orders import DrainOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
 
@@ -362,6 +364,21 @@ async def test_an_unload_ends_a_reload(autojump_clock: Any) -> None:
         assert isinstance(load.error, LoadCancelled)
         assert isinstance(ask.error, NotReady)
         assert (state(rig, "a"), rig.engine.is_active("a", "1")) == ("unloaded", False)
+
+
+@pytest.mark.parametrize("way", ["infer", "lease"])
+async def test_a_request_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
+    """A drain that is ordered stands: a request that finds it in the mailbox is refused, and brings nothing back."""
+    async with open_rig(memory_budget_bytes=60) as rig:
+        await evicted(rig)
+        order = DrainOrder(Drain(0.0), calls_off_load=True)
+        rig.engine._version(VersionKey("a", "1")).post(order)
+        uses = {"infer": partial(rig.engine.infer, "a", {}), "lease": rig.engine.lease("a").__aenter__}
+        with pytest.raises(NotReady):
+            await uses[way]()
+        await order.closed.wait()
+        await settle()
+        assert (state(rig, "a"), rig.engine.is_active("a", "1"), state(rig, "b")) == ("unloaded", False, "ready")
 
 
 async def test_an_evicted_version_is_swapped_away(autojump_clock: Any) -> None:

@@ -15,12 +15,14 @@ from changeover.errors import (
     LoadFailed,
     LoadTimeout,
     ModelNotRegistered,
+    NotReady,
     SourceUnavailable,
     SwapFailed,
     VersionInUse,
     VersionNotLoaded,
 )
 from changeover.plugin import SourceAway
+from changeover.runtime.orders import DrainOrder, LoadOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
 
@@ -75,6 +77,27 @@ async def test_the_newest_of_three_orders_wins(rig: Rig, autojump_clock: Any) ->
             await rig.engine.unload("m", "1")
     assert isinstance(load.error, LoadCancelled)
     assert (trio.current_time(), state(rig), len(rig.cast.made)) == (5.0, "unloaded", 1)
+
+
+async def test_a_request_that_waits_for_a_load_does_not_call_a_later_unload_off(rig: Rig, autojump_clock: Any) -> None:
+    """A drain, a load that calls it off and a second drain are ordered: a lease that comes then changes nothing."""
+    await rig.ready()
+    version = rig.engine._version(VersionKey("m", "1"))
+    with rig.engine.lease("m"):
+        first, load, second = (DrainOrder(Drain(5.0)), LoadOrder(), DrainOrder(Drain(5.0, "wait")))
+        version.post(first)
+        await settle()
+        version.post(load)
+        version.post(second)
+        with pytest.raises(NotReady):
+            async with rig.engine.lease("m"):
+                pass
+        await load.ready.wait()
+        assert state(rig) == "draining"
+    assert (await first.outcome.wait()).result == "given_back"
+    assert (await second.outcome.wait()).result == "drained"
+    await second.closed.wait()
+    assert (state(rig), len(rig.cast.made)) == ("unloaded", 1)
 
 
 async def test_a_swap_whose_load_is_shared_leaves_the_load_to_others(rig: Rig, autojump_clock: Any) -> None:

@@ -221,6 +221,14 @@ class TooManyStuckLoads(ResourceError):
     """So many load threads hang that no further one is started."""
 
 
+class JournalFailed(ResourceError):
+    """The journal could not be opened, read or written: the disk is full, read-only or broken, or it is no journal."""
+
+
+class JournalInUse(JournalFailed):
+    """Another engine has this journal open; each needs a file of its own."""
+
+
 class EngineFailed(ResourceError):
     """The engine itself crashed; the cause is attached, and every later call raises this too."""
 

@@ -254,11 +254,41 @@ class ShadowReport:
 
 
 @attrs.frozen
+class Member:
+    """One model's part in a swap."""
+
+    model: str
+    from_version: str
+    to_version: str
+    drain_outcome: DrainOutcome | None = None
+    """How the drain of its old version ended."""
+    old_unloaded: bool = False
+    """True once its old version's `close()` has returned."""
+
+    def __str__(self) -> str:
+        """Return one readable clause."""
+        return f"{self.model} from {self.from_version} to {self.to_version}"
+
+
+@attrs.frozen
+class Aftermath:
+    """What a swap left behind that could not be undone or carried through, for whoever operates the engine."""
+
+    stands: tuple[str, ...]
+    """What is true now: who has the traffic, what is loaded."""
+    does_not: tuple[str, ...]
+    """What should be true and is not, and why."""
+    remedies: tuple[str, ...]
+    """What an operator can do, each as a call."""
+
+
+@attrs.frozen
 class SwapOperation:
     """One swap as it stands, or as it ended."""
 
     id: str
     model: str
+    """Of a group: the names of all models, in order, joined by "+"; the same for the versions."""
     from_version: str
     to_version: str
     state: SwapState
@@ -288,6 +318,10 @@ class SwapOperation:
     """How many requests the old version answered because the new one failed on them."""
     shadow: ShadowReport | None = None
     """What became of the copies; None for a swap without a shadow."""
+    members: tuple[Member, ...] = ()
+    """Every model that it moves, in order of their names; one where it is no group swap."""
+    aftermath: Aftermath | None = None
+    """What stands, what does not and what can be done, where a step could not be undone; else None."""
 
 
 @attrs.frozen

@@ -1,24 +1,24 @@
 """Journal records as msgpack bytes and back; the one importer of msgpack.
 
-What comes in is hostile until it was decoded: every field is checked by name and type, and nothing is ever unpickled.
+What comes in is hostile until it was decoded: `plain.py` checks every field, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeVar, cast
 
-import attrs
 import msgpack  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
-from changeover.core.plan import Step
-from changeover.core.values import SwapState
+from changeover.core.plain import BadData, build, plain
+from changeover.core.records import DesiredVersion, SwapRecord
 
 _msgpack = cast("Any", msgpack)
+T = TypeVar("T", SwapRecord, DesiredVersion)
 
-VERSION = 1
-"""The format of the records that this code writes."""
+VERSION = 2
+"""The format of the records that this code writes; version 1 was never in a file."""
 
-RECORD_BYTES_MAX = 64 * 1024
+RECORD_BYTES_MAX = 1024 * 1024
 """A longer record is not ours."""
 
 
@@ -26,61 +26,35 @@ class BadRecord(ValueError):
     """Bytes that are not a journal record of a known version."""
 
 
-@attrs.frozen
-class JournalRecord:
-    """One boundary of one swap: the step that is about to be run or undone, or the end."""
-
-    swap_id: str
-    model: str
-    from_version: str
-    to_version: str
-    state: SwapState
-    step: Step
-    forward: bool
-    """False while it is being undone."""
-    at_s: float
-    """In seconds since 1970."""
+class NewerRecord(BadRecord):
+    """A record of a later version of this code."""
 
 
-def encode(record: JournalRecord) -> bytes:
+def encode(record: SwapRecord | DesiredVersion) -> bytes:
     """Return a record as bytes."""
-    fields = attrs.asdict(record) | {"state": record.state.value, "step": record.step.value, "v": VERSION}
-    packed: bytes = _msgpack.packb(fields)
+    packed: bytes = _msgpack.packb({"v": VERSION, type(record).__name__: plain(record)})
     return packed
 
 
-def decode(data: bytes) -> JournalRecord:
-    """Return the record that `encode` made; raises `BadRecord` for anything else."""
+def decode(kind: type[T], data: bytes) -> T:
+    """Return the record of this kind that `encode` was given; raises `BadRecord` for anything else."""
     if len(data) > RECORD_BYTES_MAX:
         raise BadRecord(f"a record of {len(data)} bytes; at most {RECORD_BYTES_MAX} are allowed")
     try:
-        fields = _msgpack.unpackb(data, strict_map_key=True)
+        envelope = _msgpack.unpackb(data, strict_map_key=True)
     except Exception as error:  # msgpack raises ValueError, its own errors, and UnicodeDecodeError
         raise BadRecord(f"not msgpack: {error}") from error
-    if not _is_map(fields):
-        raise BadRecord(f"not a journal record: {type(fields).__name__}")
-    return _build(fields)
-
-
-def _is_map(value: object) -> TypeGuard[dict[Any, Any]]:
-    return isinstance(value, dict)
-
-
-def _build(fields: dict[Any, Any]) -> JournalRecord:
-    version = fields.pop("v", None)
+    if not isinstance(envelope, dict):
+        raise BadRecord(f"not a journal record: {type(envelope).__name__}")
+    fields = cast("dict[Any, Any]", envelope)
+    version = fields.get("v")
     if type(version) is not int or version != VERSION:
-        raise BadRecord(f"a record of version {version!r}; this engine reads version {VERSION}")
-    wanted = {field.name for field in attrs.fields(JournalRecord)}
-    if fields.keys() != wanted:
-        raise BadRecord(f"fields {sorted(map(str, fields))}; a record has {sorted(wanted)}")
-    texts = ("swap_id", "model", "from_version", "to_version", "state", "step")
-    if not all(isinstance(fields[name], str) for name in texts) or not isinstance(fields["forward"], bool):
-        raise BadRecord("a field has the wrong type")
-    if not isinstance(fields["at_s"], float):
-        raise BadRecord("at_s is not a float")
+        newer = type(version) is int and version > VERSION
+        text = f"a record of version {version!r}; this engine reads version {VERSION}"
+        raise NewerRecord(text) if newer else BadRecord(text)
+    if fields.keys() != {"v", kind.__name__}:
+        raise BadRecord(f"fields {sorted(map(str, fields))}; it should be a {kind.__name__}")
     try:
-        state, step = SwapState(fields["state"]), Step(fields["step"])
-    except ValueError as error:
+        return build(kind, fields[kind.__name__])
+    except (BadData, RecursionError) as error:
         raise BadRecord(str(error)) from error
-    fields.update(state=state, step=step)
-    return JournalRecord(**fields)

@@ -1,28 +1,60 @@
-"""Journals: where swaps are written down. This one keeps the last records in memory and forgets them at the end.
+"""The journal in memory: for engines that need no recovery, and for tests.
 
-It owns its records and spawns nothing.
+It owns its rows, which outlive the engine that wrote them where a test opens another one on it. It spawns nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 
 import trio
 
+from changeover.core.records import HISTORY_MAX, Entry, Kept, SwapRow
+
+
+class Rows:
+    """The rows of a journal: what entry after entry makes of them."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._swaps: dict[str, SwapRow] = {}
+        self._desired: dict[str, bytes] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Do what one transaction says."""
+        for row in entry.swaps:
+            self._swaps[row.id] = row
+        for model, record in entry.desired.items():
+            if record is None:
+                self._desired.pop(model, None)
+            else:
+                self._desired[model] = record
+        ended = [row.id for row in self._swaps.values() if row.ended] if len(self._swaps) > HISTORY_MAX else []
+        for swap_id in ended[: max(0, len(ended) - HISTORY_MAX)]:
+            del self._swaps[swap_id]
+
+    def kept(self) -> Kept:
+        """Return what is there."""
+        return Kept(tuple(self._swaps.values()), dict(self._desired))
+
 
 class MemoryJournal:
-    """A journal for engines that need no recovery, and for tests."""
+    """A journal that forgets everything with the process."""
 
-    def __init__(self, keep: int = 10_000) -> None:
-        """Keep the last `keep` records."""
-        self._records: deque[bytes] = deque(maxlen=keep)
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.rows = Rows()
 
-    async def append(self, record: bytes) -> None:
-        """Keep one record; cancelled, it was not kept."""
+    async def open(self) -> Kept:
+        """Return what earlier engines of this process have written."""
         await trio.lowlevel.checkpoint()
-        self._records.append(record)
+        return self.rows.kept()
 
-    async def records(self) -> tuple[bytes, ...]:
-        """Return every record, oldest first."""
+    def write(self, entry: Entry, deliver: Callable[[Exception | None], None]) -> None:
+        """Keep an entry at once."""
+        self.rows.apply(entry)
+        deliver(None)
+
+    async def close(self) -> None:
+        """Let go of nothing."""
         await trio.lowlevel.checkpoint()
-        return tuple(self._records)

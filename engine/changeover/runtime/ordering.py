@@ -10,7 +10,8 @@ from typing import Literal
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
 from changeover.errors import InvalidValue, SwapInProgress, SwapNotAllowed
-from changeover.runtime.base import SWAPS_KEPT, EngineBase
+from changeover.runtime.base import SWAPS_KEPT
+from changeover.runtime.looking import Looking
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import WAITING_MAX
 from changeover.runtime.swap import Swap
@@ -20,7 +21,7 @@ OnBusy = Literal["refuse", "queue", "supersede"]
 OnCancel = Literal["abort", "detach"]
 
 
-class Ordering(EngineBase):
+class Ordering(Looking):
     """The part of an engine that takes orders for swaps."""
 
     def start_swap(

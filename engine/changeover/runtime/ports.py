@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from changeover.core.occupancy import Overlaps
+from changeover.core.records import Entry, Kept
 from changeover.runtime import fork
 
 T = TypeVar("T")
@@ -126,14 +127,21 @@ class Offload(Protocol):
 
 
 class Journal(Protocol):
-    """Where swaps are written down, record by record; the bytes are `core/wire.py`'s."""
+    """Where swaps are written down; the bytes are `core/wire.py`'s, and a journal looks into none of them."""
 
-    async def append(self, record: bytes) -> None:
-        """Keep one record; cancelled, it either has been kept whole or not at all."""
+    async def open(self) -> Kept:
+        """Open it and return what it holds; cancelled, it is not open. Raises `JournalInUse` and `JournalFailed`."""
         ...
 
-    async def records(self) -> tuple[bytes, ...]:
-        """Return every record, oldest first."""
+    def write(self, entry: Entry, deliver: Callable[[Exception | None], None]) -> None:
+        """Keep an entry, behind all that were ordered before it; never raises, and waits for nothing.
+
+        `deliver(error)` is called on the loop: None once it is kept for good, else nothing of it is kept.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what was ordered and let go; cancelled, that goes on by itself."""
         ...
 
 

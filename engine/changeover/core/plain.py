@@ -1,0 +1,107 @@
+"""Values as plain data and back: maps, lists, texts and numbers for attrs classes, enums and tuples of them.
+
+Pure. What comes in is hostile until it was built: every field is checked by name and by its declared type.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from pathlib import PurePath
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import attrs
+
+T = TypeVar("T")
+
+
+class BadData(ValueError):
+    """Plain data that is not what it should be; the message names the place."""
+
+
+def plain(value: object) -> Any:
+    """Return a value as plain data; raises `TypeError` for what cannot be written down."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Enum():
+            return value.value
+        case PurePath():
+            return str(value)
+        case Mapping():
+            items = cast("Mapping[Any, Any]", value).items()
+            return {str(key): plain(inner) for key, inner in items}
+        case tuple() | list():
+            return [plain(inner) for inner in cast("tuple[Any, ...]", value)]
+        case _ if attrs.has(type(value)):
+            return {name: plain(getattr(value, name)) for name in hints_of(type(value))}
+        case _:
+            raise TypeError(f"{type(value).__name__} cannot be written down")
+
+
+def build(kind: type[T], data: object, where: str = "record") -> T:
+    """Return the value of an attrs class that `plain` was given; raises `BadData` for anything else."""
+    if not isinstance(data, dict):
+        raise BadData(f"{where} is no map but {type(data).__name__}")
+    given, hints = cast("dict[Any, Any]", data), hints_of(kind)
+    if given.keys() != hints.keys():
+        raise BadData(f"{where} has the fields {sorted(map(str, given))}; it should have {sorted(hints)}")
+    fields = {name: _typed(hint, given[name], f"{where}.{name}") for name, hint in hints.items()}
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:  # the class has checks of its own
+        raise BadData(f"{where}: {error}") from error
+
+
+@cache
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the type of every field of an attrs class."""
+    attrs.resolve_types(kind)
+    return {field.name: field.type for field in attrs.fields(kind)}
+
+
+def _typed(hint: Any, data: object, where: str) -> Any:
+    """Return `data` as a value of the type `hint`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _one_of(arguments, data, where)
+    if origin is Literal:
+        if type(data) is str and data in arguments:
+            return data
+    elif origin is tuple and isinstance(data, list):
+        (inner, _) = arguments  # `tuple[X, ...]`, the only kind that is written down
+        return tuple(_typed(inner, one, f"{where}[{n}]") for n, one in enumerate(cast("list[Any]", data)))
+    elif isinstance(hint, type):
+        return _of_class(hint, data, where)
+    raise BadData(f"{where} is {data!r}, not {hint}")
+
+
+def _of_class(kind: type[Any], data: object, where: str) -> Any:
+    if attrs.has(kind):
+        return build(kind, data, where)
+    if issubclass(kind, Enum):
+        try:
+            return kind(data)
+        except ValueError as error:
+            raise BadData(f"{where}: {error}") from error
+    if type(data) is kind:
+        return data
+    if kind is float and type(data) is int:
+        return float(data)
+    raise BadData(f"{where} is {data!r}, not {kind.__name__}")
+
+
+def _one_of(hints: tuple[Any, ...], data: object, where: str) -> Any:
+    """Return `data` as the first of the types that takes it; None stands for itself."""
+    if data is None and type(None) in hints:
+        return None
+    problems: list[BadData] = []
+    for hint in hints:
+        if hint is not type(None):
+            try:
+                return _typed(hint, data, where)
+            except BadData as problem:
+                problems.append(problem)
+    raise problems[0]

@@ -17,19 +17,12 @@ from changeover.core import lifecycle
 from changeover.core.checks import seconds, text, word
 from changeover.core.policy import ModelPolicy
 from changeover.core.snapshots import (
-    Audit,
-    Balance,
     Holder,
-    Statistics,
-    SwapOperation,
-    VersionLoadInfo,
-    VersionStatistics,
 )
 from changeover.core.store import Store
-from changeover.core.tally import peek
 from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError, Evicted, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
-from changeover.runtime.events import Bus, Events
+from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller

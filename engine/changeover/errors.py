@@ -200,6 +200,10 @@ class LeaseRevoked(TryAgain):
     """
 
 
+class SwapTimeout(TryAgain):
+    """A step of a swap, or all of it up to its pivot, took longer than its `Timeouts` allow."""
+
+
 class SwapInProgress(TryAgain):
     """Another swap of the same model has not reached its pivot."""
 

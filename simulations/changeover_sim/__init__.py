@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from changeover_sim.disk import VirtualDisk as VirtualDisk
     from changeover_sim.explorer.choices import cancel_anywhere as cancel_anywhere
     from changeover_sim.explorer.choices import choose as choose
     from changeover_sim.explorer.choices import touch as touch
@@ -41,6 +42,7 @@ _HOMES = {
     **dict.fromkeys(_ERRORS, "explorer.errors"),
     **dict.fromkeys(("Failure", "Result"), "explorer.results"),
     **dict.fromkeys(("explore", "replay"), "explorer.search"),
+    "VirtualDisk": "disk",
     "shrink": "explorer.shrink",
     "Exhaustive": "policies.exhaustive",
     "PCT": "policies.pct",
@@ -63,6 +65,7 @@ __all__ = [
     "TokenError",
     "TrioNotSupported",
     "Uncontrolled",
+    "VirtualDisk",
     "World",
     "cancel_anywhere",
     "choose",

@@ -15,6 +15,7 @@ import trio
 
 from changeover.core.occupancy import Overlaps
 from changeover.runtime.ports import Ports, Served, TrioWake
+from changeover_sim.disk import VirtualDisk
 
 T = TypeVar("T")
 
@@ -149,10 +150,13 @@ class World:
     def __init__(self, spawn: Callable[..., None], seed: int) -> None:
         """Start "threads" by `spawn`, a nursery's `start_soon`; their work takes no time unless told otherwise."""
         self.durations: dict[str, Duration] = {}
-        """By name of the work: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`; 0 s where not named."""
+        """By name of the work: `"load m/1"`, `"warm m/1"`, `"close m/1"`, `"worker m/1 0"`, `"journal"`; 0 s where not
+        named."""
         wake = TrioWake(trio.lowlevel.current_trio_token())
         self.threads = VirtualThreads(spawn, lambda name: self.durations.get(name, 0.0))
         self.memory = VirtualMemory()
+        self.disk = VirtualDisk(self)
+        """What journals are written to; it outlives the engines of this world."""
         self.ports = Ports(VirtualClock(), random.Random(seed), wake, self.threads, self.memory)
 
 

@@ -1,6 +1,6 @@
 """Journals that fail when a test says so, and what is in one.
 
-A `FlakyJournal` owns its records; it spawns nothing.
+A `FlakyJournal` owns its entries; what is slow waits in a system task of Trio's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import attrs
 import trio
 
 from changeover.core import wire
-from changeover.core.wire import JournalRecord
+from changeover.core.records import DesiredVersion, Entry, Kept, SwapRecord
+from changeover.errors import JournalFailed
 from tests.support.rig import Rig
 
-Names = Callable[[JournalRecord], bool]
-
-
-class DiskFull(OSError):
-    """What a journal raises that cannot write."""
+Names = Callable[[SwapRecord], bool]
 
 
 @attrs.define
@@ -31,28 +28,54 @@ class FlakyJournal:
     """Which records it takes its time for."""
     slow_s: float = 10.0
     """How much."""
-    tried: list[JournalRecord] = attrs.field(factory=list)
+    tried: list[SwapRecord] = attrs.field(factory=list)
     """Every record that it was given."""
-    kept: list[JournalRecord] = attrs.field(factory=list)
+    kept: list[SwapRecord] = attrs.field(factory=list)
     """Every record that it has kept."""
+    desired: list[dict[str, str | None]] = attrs.field(factory=list)
+    """By entry that was kept: which versions it says shall be active."""
 
-    async def append(self, data: bytes) -> None:
-        record = wire.decode(data)
-        self.tried.append(record)
-        await trio.sleep(self.slow_s if self.slow_for(record) else 0.0)
-        if self.refuses(record):
-            raise DiskFull("no space left")
-        self.kept.append(record)
-
-    async def records(self) -> tuple[bytes, ...]:
+    async def open(self) -> Kept:
         await trio.lowlevel.checkpoint()
-        return tuple(map(wire.encode, self.kept))
+        return Kept()
+
+    def write(self, entry: Entry, deliver: Callable[[Exception | None], None]) -> None:
+        records = [wire.decode(SwapRecord, row.record) for row in entry.swaps]
+        assert [row.ended for row in entry.swaps] == [record.operation.state.ended for record in records]
+        self.tried += records
+
+        def keep() -> None:
+            if any(map(self.refuses, records)):
+                deliver(JournalFailed("no space left"))
+                return
+            self.kept += records
+            texts = {model: data and wire.decode(DesiredVersion, data).version for model, data in entry.desired.items()}
+            self.desired.append(texts)
+            deliver(None)
+
+        async def keep_later() -> None:
+            await trio.sleep(self.slow_s)
+            keep()
+
+        if any(map(self.slow_for, records)):
+            trio.lowlevel.spawn_system_task(keep_later)
+        else:
+            keep()
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     def lines(self) -> list[str]:
         """Return what was kept, in short: `load`, `undo load`, `completed`."""
-        return [
-            r.state.value if r.state.ended else r.step.value if r.forward else f"undo {r.step.value}" for r in self.kept
-        ]
+        return list(map(line, self.kept))
+
+
+def line(record: SwapRecord) -> str:
+    """Return a record in short."""
+    state, progress = record.operation.state, record.progress
+    if state.ended:
+        return state.value
+    return progress.step.value if progress.forward else f"undo {progress.step.value}"
 
 
 def use_journal(rig: Rig, refuses: Names | None = None, slow_for: Names | None = None) -> FlakyJournal:
@@ -65,4 +88,4 @@ def use_journal(rig: Rig, refuses: Names | None = None, slow_for: Names | None =
 
 def at(step: str, *, forward: bool = True) -> Names:
     """Name the record of one boundary."""
-    return lambda record: not record.state.ended and (record.step.value, record.forward) == (step, forward)
+    return lambda record: line(record) == (step if forward else f"undo {step}")

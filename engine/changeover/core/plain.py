@@ -6,11 +6,10 @@ Pure. What comes in is hostile until it was built: every field is checked by nam
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from functools import cache
 from pathlib import PurePath
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import attrs
 
@@ -30,36 +29,49 @@ def plain(value: object) -> Any:
             return value.value
         case PurePath():
             return str(value)
-        case Mapping():
-            items = cast("Mapping[Any, Any]", value).items()
-            return {str(key): plain(inner) for key, inner in items}
-        case tuple() | list():
-            return [plain(inner) for inner in cast("tuple[Any, ...]", value)]
+        case _ if is_map(value):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case _ if _is_list(value):
+            return [plain(inner) for inner in value]
         case _ if attrs.has(type(value)):
             return {name: plain(getattr(value, name)) for name in hints_of(type(value))}
         case _:
             raise TypeError(f"{type(value).__name__} cannot be written down")
 
 
+def is_map(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Return whether it is a mapping, of whatever."""
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, tuple | list)
+
+
 def build(kind: type[T], data: object, where: str = "record") -> T:
     """Return the value of an attrs class that `plain` was given; raises `BadData` for anything else."""
-    if not isinstance(data, dict):
+    if not is_map(data):
         raise BadData(f"{where} is no map but {type(data).__name__}")
-    given, hints = cast("dict[Any, Any]", data), hints_of(kind)
-    if given.keys() != hints.keys():
-        raise BadData(f"{where} has the fields {sorted(map(str, given))}; it should have {sorted(hints)}")
-    fields = {name: _typed(hint, given[name], f"{where}.{name}") for name, hint in hints.items()}
+    hints = hints_of(kind)
+    if data.keys() != hints.keys():
+        raise BadData(f"{where} has the fields {sorted(map(str, data))}; it should have {sorted(hints)}")
+    fields = {name: _typed(hint, data[name], f"{where}.{name}") for name, hint in hints.items()}
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:  # the class has checks of its own
         raise BadData(f"{where}: {error}") from error
 
 
-@cache
 def hints_of(kind: type[Any]) -> dict[str, Any]:
     """Return the type of every field of an attrs class."""
-    attrs.resolve_types(kind)
-    return {field.name: field.type for field in attrs.fields(kind)}
+    found = _HINTS.get(kind)
+    if found is None:
+        attrs.resolve_types(kind)
+        found = _HINTS[kind] = {field.name: field.type for field in attrs.fields(kind)}
+    return found
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def _typed(hint: Any, data: object, where: str) -> Any:
@@ -70,9 +82,9 @@ def _typed(hint: Any, data: object, where: str) -> Any:
     if origin is Literal:
         if type(data) is str and data in arguments:
             return data
-    elif origin is tuple and isinstance(data, list):
+    elif origin is tuple and _is_list(data):
         (inner, _) = arguments  # `tuple[X, ...]`, the only kind that is written down
-        return tuple(_typed(inner, one, f"{where}[{n}]") for n, one in enumerate(cast("list[Any]", data)))
+        return tuple(_typed(inner, one, f"{where}[{n}]") for n, one in enumerate(data))
     elif isinstance(hint, type):
         return _of_class(hint, data, where)
     raise BadData(f"{where} is {data!r}, not {hint}")

@@ -104,18 +104,17 @@ class Shifted:
 
 @attrs.frozen
 class Tried:
-    """A saga gives the version on trial a share of its model's traffic, 0 to 1."""
+    """A saga gives the version on trial of one or more models the same share of its traffic, 0 to 1."""
 
-    model: str
+    trials: Mapping[str, Trial]
     share: float
-    trial: Trial
 
 
 @attrs.frozen
 class TrialEnded:
-    """A trial is over; the shares stay as they are."""
+    """The trials of one or more models are over; the shares stay as they are."""
 
-    model: str
+    models: tuple[str, ...]
 
 
 RouteEvent = VersionReady | VersionGone | Shifted | Tried | TrialEnded
@@ -142,13 +141,17 @@ def _changes(routes: Mapping[str, Route], event: RouteEvent) -> dict[str, Route 
             return {} if model in routes else {model: Route((Share(version, 1.0),))}
         case Shifted(to):
             return {model: Route((Share(version, 1.0),)) for model, version in to.items()}
-        case Tried(model, share, trial):
-            both = (Share(trial.new, share), Share(trial.old, 1.0 - share))
-            return {model: Route(tuple(part for part in both if part.weight > 0), trial)}
-        case TrialEnded(model):
-            return {model: Route(routes[model].shares)} if model in routes else {}
+        case Tried(trials, share):
+            return {model: _tried(trial, share) for model, trial in trials.items()}
+        case TrialEnded(models):
+            return {model: Route(routes[model].shares) for model in models if model in routes}
         case VersionGone(model, version, fallback):
             return {model: _without(routes.get(model), version, fallback)}
+
+
+def _tried(trial: Trial, share: float) -> Route:
+    both = (Share(trial.new, share), Share(trial.old, 1.0 - share))
+    return Route(tuple(part for part in both if part.weight > 0), trial)
 
 
 def _without(route: Route | None, version: str, fallback: str | None) -> Route | None:
@@ -167,7 +170,15 @@ def _without(route: Route | None, version: str, fallback: str | None) -> Route |
 
 def touched(event: RouteEvent) -> tuple[str, ...]:
     """Return the models that an event speaks of."""
-    return tuple(event.to) if isinstance(event, Shifted) else (event.model,)
+    match event:
+        case Shifted(to):
+            return tuple(to)
+        case Tried(trials):
+            return tuple(trials)
+        case TrialEnded(models):
+            return models
+        case VersionReady(model) | VersionGone(model):
+            return (model,)
 
 
 def counterpart(route: Route | None, version: str) -> str | None:

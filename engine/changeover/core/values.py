@@ -200,3 +200,6 @@ class Timeouts:
     """Moving the traffic, with every stage, pause and confirmation, in seconds; None: as long as its plan takes."""
     unload_s: float = attrs.field(default=30.0, validator=is_seconds(zero=False))
     """Closing the old model after it was drained, in seconds."""
+    total_s: float | None = attrs.field(default=None, validator=optional(is_seconds(zero=False)))
+    """All steps up to the pivot together, from the moment that the swap's turn has come, in seconds; None: as long as
+    the steps may take. A swap that has passed its pivot is not turned round by it."""

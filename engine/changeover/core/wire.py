@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
-from changeover.core.plain import BadData, build, plain
+from changeover.core.plain import BadData, build, is_map, plain
 from changeover.core.records import DesiredVersion, SwapRecord
 
 _msgpack = cast("Any", msgpack)
@@ -41,20 +41,19 @@ def decode(kind: type[T], data: bytes) -> T:
     if len(data) > RECORD_BYTES_MAX:
         raise BadRecord(f"a record of {len(data)} bytes; at most {RECORD_BYTES_MAX} are allowed")
     try:
-        envelope = _msgpack.unpackb(data, strict_map_key=True)
+        envelope: object = _msgpack.unpackb(data, strict_map_key=True)
     except Exception as error:  # msgpack raises ValueError, its own errors, and UnicodeDecodeError
         raise BadRecord(f"not msgpack: {error}") from error
-    if not isinstance(envelope, dict):
+    if not is_map(envelope):
         raise BadRecord(f"not a journal record: {type(envelope).__name__}")
-    fields = cast("dict[Any, Any]", envelope)
-    version = fields.get("v")
+    version = envelope.get("v")
     if type(version) is not int or version != VERSION:
         newer = type(version) is int and version > VERSION
         text = f"a record of version {version!r}; this engine reads version {VERSION}"
         raise NewerRecord(text) if newer else BadRecord(text)
-    if fields.keys() != {"v", kind.__name__}:
-        raise BadRecord(f"fields {sorted(map(str, fields))}; it should be a {kind.__name__}")
+    if set(envelope) != {"v", kind.__name__}:
+        raise BadRecord(f"fields {sorted(map(str, envelope))}; it should be a {kind.__name__}")
     try:
-        return build(kind, fields[kind.__name__])
+        return build(kind, envelope[kind.__name__])
     except (BadData, RecursionError) as error:
         raise BadRecord(str(error)) from error

@@ -22,6 +22,7 @@ from changeover.core.snapshots import (
 from changeover.core.store import Store
 from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError, Evicted, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
+from changeover.runtime.desires import Desires
 from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
@@ -85,8 +86,12 @@ class EngineBase:
             self._router.opened, self._router.shut, self._router.park, self._router.unroute,
         )  # fmt: skip
         self._slots: Slots[Saga] = Slots()
+        self._desires = Desires(
+            journal, self._registry, self._router, state=self._state, is_settled=self._is_settled
+        )  # fmt: skip
+        self._bus.readers.append(self._desires)
         self._swap_world = SwapWorld(
-            ports, self._bus, self._host, self._router, journal, self._version, self._slots
+            ports, self._bus, self._host, self._router, journal, self._version, self._desires, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
         self._host.keeps = self._is_swapped
@@ -282,10 +287,14 @@ class EngineBase:
         text = f"{version.key} was evicted to make room for another version, and is being loaded again; try again"
         return Evicted(text, model=version.key.model, version=version.key.version)
 
+    def _is_settled(self, model: str) -> bool:
+        """Return whether no swap decides about the traffic of a model, and the engine runs as it should."""
+        return self._slots.holder(model) is None and self._version_supervisor.is_running
+
     def _is_swapped(self, key: VersionKey) -> bool:
         """Return whether a version takes part in a swap that has the slot of its model."""
         saga = self._slots.holder(key.model)
-        return saga is not None and key in (saga.swap.old, saga.swap.new)
+        return saga is not None and key in saga.swap.keys
 
 
 def _make_spec(model: str, version: str | None, source: str | Path | None, fields: Mapping[str, Any]) -> VersionSpec:

@@ -74,7 +74,7 @@ class Engine(Swapping):
         """
         target = self._named(model, version)
         saga = self._slots.holder(model)
-        if saga is not None and target.key in (saga.swap.old, saga.swap.new):
+        if saga is not None and target.key in saga.swap.keys:
             raise SwapInProgress(f"{target.key} takes part in swap {saga.swap.id}; roll that back first", model=model)
         if not force and self._ready(model) == [version]:
             raise LastVersion(

@@ -236,7 +236,8 @@ class Keeper(Actor[Message]):
         swaps: dict[str, list[Saga]] = {}
         for saga in self._world.sagas.values():
             if not saga.has_ended:
-                swaps.setdefault(saga.swap.new.model, []).append(saga)
+                for name in saga.models:
+                    swaps.setdefault(name, []).append(saga)
         self._is_nudged = False
         for model in tuple(islice(self._changed, MODELS_AT_ONCE)):
             del self._changed[model]  # first: what keeping it changes is thought about again
@@ -278,13 +279,14 @@ class Keeper(Actor[Message]):
         active, route = router.active(model), router.snapshot.routes.get(model)
         concerned = {*policy.pick(versions), *record.loaded, *([active] if active is not None else [])}
         known = {v: at for v in concerned if (at := self._world.versions.get(VersionKey(model, v))) is not None}
-        heading = {saga.swap.new.version for saga in swaps}
+        pairs = [pair for saga in swaps for pair in saga.swap.pairs if pair.model == model]
+        heading = {pair.new.version for pair in pairs}
         coming = {v for v, version in known.items() if version.is_coming}
         return Standing(
             versions,
             {v: version.state for v, version in known.items()},
             active,
             frozenset(share.version for share in route.shares) if route else frozenset(),
-            frozenset(coming | heading | {saga.swap.old.version for saga in swaps}),
+            frozenset(coming | heading | {pair.old.version for pair in pairs}),
             frozenset(heading),
         )

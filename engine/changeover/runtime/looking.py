@@ -42,7 +42,7 @@ class Looking(EngineBase):
 
     def swaps(self, model: str | None = None, limit: int = 100) -> tuple[SwapOperation, ...]:
         """Return the last swaps, of one model or of all, oldest first."""
-        found = [s.operation for s in self._sagas.copy().values() if model is None or s.swap.new.model == model]
+        found = [s.operation for s in self._sagas.copy().values() if model is None or model in s.models]
         return tuple(found[-limit:]) if limit > 0 else ()
 
     def audit(self, *, suspect_after_s: float | Mapping[str, float] | None = None) -> Audit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
@@ -38,7 +38,7 @@ def twin(error: E) -> E:
 class Promise(Generic[T]):
     """A value or an error that is there later; any number of tasks may wait, and a cancelled one leaves nothing."""
 
-    __slots__ = ("_error", "_lot", "_value", "settled")
+    __slots__ = ("_error", "_listeners", "_lot", "_value", "settled")
 
     def __init__(self) -> None:
         """Begin unsettled."""
@@ -46,18 +46,32 @@ class Promise(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
         self._lot = trio.lowlevel.ParkingLot()
+        self._listeners: list[Callable[[BaseException | None], None]] = []
+
+    def tell(self, listener: Callable[[BaseException | None], None]) -> None:
+        """Call `listener(error)` once it is settled, perhaps at once; None where it has a value."""
+        if self.settled:
+            listener(self._error)
+        else:
+            self._listeners.append(listener)
 
     def settle(self, value: T) -> None:
         """Give it its value; the first to settle or to fail wins."""
         if not self.settled:
             self.settled, self._value = True, value
-            self._lot.unpark_all()
+            self._spread()
 
     def fail(self, error: BaseException) -> None:
         """Give it an error; the first to settle or to fail wins."""
         if not self.settled:
             self.settled, self._error = True, error
-            self._lot.unpark_all()
+            self._spread()
+
+    def _spread(self) -> None:
+        self._lot.unpark_all()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener(self._error)
 
     async def wait(self) -> T:
         """Return the value, or raise the error; cancelled, it leaves nothing behind."""
@@ -73,6 +87,29 @@ class Promise(Generic[T]):
         """Return once it is settled, either way; cancelled, it leaves nothing behind."""
         while not self.settled:
             await self._lot.park()
+
+
+async def all_of(promises: Iterable[Promise[Any]], *, happy_with: type[Exception] | None = None) -> None:
+    """Return once all promises are kept, or raise what the first one to fail was given; the others go on.
+
+    One that fails with `happy_with` counts as kept. Cancelled, it leaves nothing that matters behind.
+    """
+    everything: Promise[None] = Promise()
+    waiting = 1
+
+    def hear(error: BaseException | None) -> None:
+        nonlocal waiting
+        if error is not None and not (happy_with is not None and isinstance(error, happy_with)):
+            everything.fail(error)
+        waiting -= 1
+        if waiting == 0:
+            everything.settle(None)
+
+    for promise in promises:
+        waiting += 1
+        promise.tell(hear)
+    hear(None)
+    await everything.wait()
 
 
 class ControlLane(Generic[M]):

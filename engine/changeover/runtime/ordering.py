@@ -5,8 +5,10 @@ It keeps every swap that was ordered, up to a bound, and spawns nothing: a swap 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+from changeover.core.plain import is_map
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
 from changeover.errors import InvalidValue, SwapInProgress, SwapNotAllowed
@@ -14,7 +16,7 @@ from changeover.runtime.base import SWAPS_KEPT
 from changeover.runtime.looking import Looking
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import WAITING_MAX
-from changeover.runtime.swap import Swap
+from changeover.runtime.swap import Pair, Swap
 from changeover.runtime.version import Version
 
 OnBusy = Literal["refuse", "queue", "supersede"]
@@ -41,21 +43,30 @@ class Ordering(Looking):
         or turns that one and all that wait round and comes next ("supersede"): the newest order wins. `wait_for_swap`
         waits for its end. Raises `ModelNotRegistered`, `SwapNotAllowed` and `SwapInProgress`; then nothing has begun.
         """
-        if on_busy not in ("refuse", "queue", "supersede"):
-            raise InvalidValue(f'on_busy must be "refuse", "queue" or "supersede", not {on_busy!r}')
-        if plan is not None and not isinstance(plan, Shift):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-            raise InvalidValue(f"plan must be Shift.at_once(...) or Shift.canary(...), not {plan!r}")
+        self._check_order(plan, on_busy)
+        return self._on_loop(lambda: self._order({model: to}, {model: from_}, plan, drain, timeouts, on_busy))
 
-        def order() -> str:
-            new = self._named(model, to).key
-            old = self._swap_from(new, from_, on_busy)
-            saga = self._make_saga(old, new, drain or Drain(), plan or Shift(), timeouts or Timeouts(), expected=from_)
-            if on_busy == "supersede":
-                self._supersede(model, saga)
-            self._slots.enter(model, saga)
-            return saga.swap.id
+    def start_group_swap(
+        self,
+        to: Mapping[str, str],
+        *,
+        from_: Mapping[str, str] | None = None,
+        plan: Shift | None = None,
+        drain: Drain | None = None,
+        timeouts: Timeouts | None = None,
+        on_busy: OnBusy = "refuse",
+    ) -> str:
+        """Begin a swap of several models at once, and return its id; what `start_swap` says holds for all of them.
 
-        return self._on_loop(order)
+        All are prepared, then their traffic moves in one step; a failure in one undoes all.
+        """
+        self._check_order(plan, on_busy)
+        if not (is_map(to) and to):
+            raise InvalidValue(f"a group swap takes a mapping of models to versions, at least one, not {to!r}")
+        strangers = sorted(set(from_ or {}) - set(to))
+        if strangers:
+            raise InvalidValue(f"from_ names {', '.join(strangers)}, which the group does not swap")
+        return self._on_loop(lambda: self._order(to, from_ or {}, plan, drain, timeouts, on_busy))
 
     def pause(self, swap_id: str) -> None:
         """Let a ramp stand still where it is; its guard goes on looking.
@@ -86,13 +97,38 @@ class Ordering(Looking):
         self._check_open()
         return self._version(VersionKey(model, version))
 
-    def _swap_from(self, new: VersionKey, expected: str | None, on_busy: OnBusy) -> VersionKey:
-        """Return the version that a swap to `new` replaces; raises `SwapNotAllowed` or `SwapInProgress`."""
+    @staticmethod
+    def _check_order(plan: Shift | None, on_busy: OnBusy) -> None:
+        if on_busy not in ("refuse", "queue", "supersede"):
+            raise InvalidValue(f'on_busy must be "refuse", "queue" or "supersede", not {on_busy!r}')
+        if plan is not None and not isinstance(plan, Shift):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidValue(f"plan must be Shift.at_once(...) or Shift.canary(...), not {plan!r}")
+
+    def _order(
+        self,
+        to: Mapping[str, str],
+        from_: Mapping[str, str | None],
+        plan: Shift | None,
+        drain: Drain | None,
+        timeouts: Timeouts | None,
+        on_busy: OnBusy,
+    ) -> str:
+        """Let a swap take its place; nothing has begun where it may not."""
+        news = [self._named(model, version).key for model, version in sorted(to.items())]
+        pairs = tuple(self._pair(new, from_.get(new.model), on_busy) for new in news)
+        saga = self._make_saga(pairs, drain or Drain(), plan or Shift(), timeouts or Timeouts())
+        if on_busy == "supersede":
+            self._supersede(saga)
+        self._slots.enter(saga)
+        return saga.swap.id
+
+    def _pair(self, new: VersionKey, expected: str | None, on_busy: OnBusy) -> Pair:
+        """Return what a swap to `new` replaces; raises `SwapNotAllowed` or `SwapInProgress`."""
         model = new.model
         active = self._router.active(model)
-        busy = self._slots.holder(model)
+        busy = self._slots.holder(model) or next(iter(self._slots.waiting(model)), None)
         if busy is not None:
-            self._check_line(model, busy, on_busy)
+            self._check_line(new, busy, on_busy)
         if active is None:
             raise SwapNotAllowed(f"{model} has no active version to swap from; use await engine.load(...)", model=model)
         if expected is not None:
@@ -101,42 +137,35 @@ class Ordering(Looking):
             raise SwapNotAllowed(f"{model}/{expected} is not active; the active version is {active}", model=model)
         if active == new.version and busy is None:
             raise SwapNotAllowed(f"{new} is active already; there is nothing to swap", model=model)
-        return VersionKey(model, active)
+        return Pair(VersionKey(model, active), new, expected)
 
-    def _check_line(self, model: str, busy: Saga, on_busy: OnBusy) -> None:
+    def _check_line(self, new: VersionKey, busy: Saga, on_busy: OnBusy) -> None:
         """Raise `SwapInProgress` where an order may not wait."""
+        model = new.model
         if on_busy == "refuse":
+            to = next(pair.new.version for pair in busy.swap.pairs if pair.model == model)
             text = (
-                f"{model} is being swapped to {busy.swap.new.version} by swap {busy.swap.id}; wait, roll it back, or "
+                f"{model} is being swapped to {to} by swap {busy.swap.id}; wait, roll it back, or "
                 'use on_busy="queue" or "supersede"'
             )
             raise SwapInProgress(text, model=model)
         if on_busy == "queue" and len(self._slots.waiting(model)) >= WAITING_MAX:
             raise SwapInProgress(f"{WAITING_MAX} swaps of {model} wait already; try again later", model=model)
 
-    def _supersede(self, model: str, newer: Saga) -> None:
-        """Turn round every swap of the model that a newer order takes the place of, the last one first."""
-        for saga in reversed(self._slots.waiting(model)):
-            saga.turn(SwapState.SUPERSEDED, by=newer.swap.id)
-        holder = self._slots.holder(model)
-        if holder is not None and holder.can_turn:
-            holder.turn(SwapState.SUPERSEDED, by=newer.swap.id)
+    def _supersede(self, newer: Saga) -> None:
+        """Turn round every swap of its models that a newer order takes the place of, the last one first."""
+        for saga in self._slots.everybody():
+            if not set(saga.models).isdisjoint(newer.models) and (not saga.has_begun or saga.can_turn):
+                saga.turn(SwapState.SUPERSEDED, by=newer.swap.id)
 
     def _make_saga(
-        self,
-        old: VersionKey,
-        new: VersionKey,
-        drain: Drain,
-        plan: Shift,
-        timeouts: Timeouts,
-        *,
-        rollback_of: str | None = None,
-        expected: str | None = None,
+        self, pairs: tuple[Pair, ...], drain: Drain, plan: Shift, timeouts: Timeouts, *, rollback_of: str | None = None
     ) -> Saga:
         swap_id = f"{self._ports.random.getrandbits(48):012x}"
-        waits = self._slots.holder(new.model) is not None
-        swap = Swap(swap_id, old, new, drain, plan, timeouts, rollback_of, waits, expected)
-        saga = Saga(swap, self._swap_world, self._saga_supervisor)
+        waits = any(self._slots.is_busy(pair.model) for pair in pairs)
+        saga = Saga(
+            Swap(swap_id, pairs, drain, plan, timeouts, rollback_of, waits), self._swap_world, self._saga_supervisor
+        )
         self._forget_old_swaps()
         self._sagas[swap_id] = saga
         return saga

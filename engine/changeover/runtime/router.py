@@ -6,7 +6,7 @@ nothing. Changes are made on the loop; readers see either the old snapshot or th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from changeover.core.ledger import Account, Use
 from changeover.core.messages import RefId
@@ -74,6 +74,8 @@ class Router:
         """The account of each model that has all its traffic on one version; replaced whole, never changed."""
         self._parked: dict[VersionKey, None] = {}
         """Those that were evicted; they keep their traffic, and may get that of others."""
+        self._held: set[str] = set()
+        """The models whose traffic nobody gets by being ready."""
         self.listeners: dict[str, Callable[[], None]] = {}
         """Called on the loop when a version of the model is opened or shut; kept by the saga that tries one out."""
 
@@ -142,6 +144,46 @@ class Router:
                 return account, ref, route, point
         raise NotReady(f"{model}: its versions change faster than a request can be placed", model=model)
 
+    def pin_many(
+        self, use: Use, models: Sequence[str], key: str | None, *, attend: bool = False
+    ) -> list[tuple[Pinned, str | None]]:
+        """Pick a version of each model, all from one snapshot and by one draw, and pin them all, or raise as `pin`.
+
+        `attend`: also pin who stands by. With each comes the salt of its trial, where its version has one to be relieved
+        in; those of one swap have the same.
+        """
+        for _ in range(_PICKS_MAX):
+            if self.refusal is not None:
+                raise twin(self.refusal)
+            snapshot, drawn = self.snapshot, self._random.random()
+            pins: list[tuple[Pinned, str | None]] = []
+            try:
+                for model in models:
+                    route, point, picked, trial = snapshot.routes.get(model), drawn, None, None
+                    if route is not None:
+                        point, trial = route.point(key, lambda drawn=drawn: drawn), route.trial
+                        picked = route.choose(point)
+                    account = self._open.get(VersionKey(model, picked)) if picked is not None else None
+                    if account is None and snapshot is self.snapshot and self.refusal is None:
+                        raise self._explain(model, picked)
+                    ref = account.acquire(use) if account is not None else None
+                    if account is None or ref is None:
+                        break  # the traffic moved while we looked: the whole set begins anew
+                    pins.append((Pinned(account, ref), None))
+                    if attend and trial is not None:
+                        self._attend(pins[-1][0], use, model, trial, point)
+                        pins[-1] = pins[-1][0], trial.salt if trial.fallback and picked == trial.new else None
+                else:
+                    whole, pins = pins, []
+                    return whole
+            finally:
+                for pinned, _salt in pins:
+                    pinned.account.release(pinned.ref)
+                    if pinned.standby is not None:
+                        pinned.standby.release(pinned.standby_ref)
+        text = f"{', '.join(models)}: their versions change faster than a set of them can be placed"
+        raise NotReady(text, model=models[-1])
+
     # --- on the loop ---
 
     def active(self, model: str) -> str | None:
@@ -160,7 +202,8 @@ class Router:
         self._parked.pop(loaded.key, None)
         if self.refusal is None:
             self.named[loaded.key] = loaded.account
-        self._apply(VersionReady(loaded.key.model, loaded.key.version))
+        if loaded.key.model not in self._held:
+            self._apply(VersionReady(loaded.key.model, loaded.key.version))
         if self.refusal is None:  # it may have had its traffic while it was parked
             self.direct = self._whole_routes(self.direct, (loaded.key.model,))
         self._tell(loaded.key.model)
@@ -204,16 +247,37 @@ class Router:
                 raise NotReady(f"{model}/{version} takes no requests, so no traffic can move to it", model=model)
         self._apply(Shifted(to))
 
-    def try_out(self, model: str, trial: Trial, share: float) -> bool:
-        """Give the version on trial a share of the traffic; False, and nothing moves, where one of the two is shut."""
-        if VersionKey(model, trial.new) not in self._open or VersionKey(model, trial.old) not in self._open:
-            return False
-        self._apply(Tried(model, share, trial))
-        return True
+    def try_out(self, trials: Mapping[str, Trial], share: float) -> None:
+        """Give the version on trial of each model a share of its traffic, all models in one step.
 
-    def end_trial(self, model: str) -> None:
+        Raises `NotReady`, and moves nothing, where one of the versions is shut.
+        """
+        for model, trial in trials.items():
+            for version in (trial.new, trial.old):
+                if VersionKey(model, version) not in self._open:
+                    raise NotReady(f"{model}/{version} takes no requests, so nothing is tried out", model=model)
+        self._apply(Tried(trials, share))
+
+    def end_trial(self, models: tuple[str, ...]) -> None:
         """Let nobody stand by any more; the shares stay as they are."""
-        self._apply(TrialEnded(model))
+        self._apply(TrialEnded(models))
+
+    def hold(self, model: str) -> None:
+        """Give the traffic of a model to nobody by itself, until `release`: it waits for a version that is to come."""
+        self._held.add(model)
+
+    def release(self, to: Mapping[str, str | None]) -> None:
+        """End the hold of models, in one step; each goes to the version named, or to the newest that is there."""
+        self._held -= to.keys()
+        chosen: dict[str, str] = {}
+        for model, version in to.items():
+            ready = [key.version for key in self._open if key.model == model]
+            if version in ready:
+                chosen[model] = version
+            elif ready and self.active(model) is None:
+                chosen[model] = max(ready, key=order_key)
+        if chosen:
+            self._apply(Shifted(chosen))
 
     def takes_requests(self, key: VersionKey) -> bool:
         """Return whether a version can be pinned."""

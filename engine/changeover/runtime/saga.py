@@ -6,19 +6,20 @@ Compensations are shielded from cancellation, and each may be called twice.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import trio
 
-from changeover.core import plan
+from changeover.core import aftermath, plan
 from changeover.core.checks import describe
 from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Ordered, Progress, Run, Step, Undone
 from changeover.core.snapshots import StepRecord, SwapOperation
 from changeover.core.values import SwapState
-from changeover.errors import Superseded, SwapFailed, SwapNotAllowed, SwapNotDone, SwapRolledBack
+from changeover.errors import JournalFailed, Superseded, SwapFailed, SwapNotAllowed, SwapNotDone, SwapRolledBack
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
+from changeover.runtime.part import in_time
 from changeover.runtime.shifting import TurnRound
 from changeover.runtime.steps import Steps, settled
 from changeover.runtime.supervisor import ChildSpec, Supervisor
@@ -41,31 +42,32 @@ class Saga:
         self.ended: Promise[SwapOperation] = Promise()
         self._world = world
         self._supervisor = supervisor
-        operation = SwapOperation(
-            swap.id, swap.new.model, swap.old.version, swap.new.version, SwapState.NOT_STARTED,
-            world.ports.clock.wall(), rollback_of=swap.rollback_of,
-        )  # fmt: skip
-        self._book = Logbook(operation, world.ports, world.bus, world.journal)
-        self._steps = Steps(
-            swap, world, self._book, leave=self._give_up_slot, may_take_slot=self._may_take_slot
-        )  # fmt: skip
+        self._book = Logbook(swap, world.ports, world.bus, world.journal)
+        self._steps = Steps(swap, world, self._book, leave=self._give_up_slot, may_take_slot=self._may_take_slot)
         self._begun = False
         self._progress = Progress()
         self._turned: Turn | None = None
         self._why = "it was ordered back"
         self._is_finishing = False
+        self._is_crossing = False
+        """True from the moment in which the point of no return is being written down."""
         self._exposed = False
         self._scope = trio.CancelScope()
         self._shield = trio.CancelScope(shield=True)
         self._cause: Exception | None = None
+        self._failures: list[str] = []
+        """What could not be undone."""
+        self._until_s: float | None = None
 
     # --- what others call, on the loop ---
 
     def begin(self) -> None:
         """Hear that its turn has come: start the task."""
         self._begun = True
-        self._steps.swap = settled(self.swap, self._world.router.active(self.swap.new.model))
-        self._book.operation = attrs.evolve(self._book.operation, from_version=self.swap.old.version)
+        self._steps.be(settled(self.swap, self._world.router.active))
+        self._book.begin(self.swap)
+        limit_s = self.swap.timeouts.total_s
+        self._until_s = None if limit_s is None else self._now() + limit_s
         task = ChildSpec(f"swap {self.swap.id}", self.run, lambda _error, _delay_s: None, ended=self.over)
         self._supervisor.start(task)
 
@@ -75,6 +77,11 @@ class Saga:
         return self._steps.swap
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose slots it needs."""
+        return self.swap.models
+
+    @property
     def has_begun(self) -> bool:
         """Whether its turn has come."""
         return self._begun
@@ -82,15 +89,9 @@ class Saga:
     @property
     def operation(self) -> SwapOperation:
         """The swap as it stands."""
-        shift = self._steps.shift
-        return attrs.evolve(
-            self._book.operation,
-            share=self._world.router.share(self.swap.new),
-            paused=shift.paused and not self.has_ended,
-            guard=shift.verdict,
-            fallbacks=shift.fallbacks,
-            shadow=shift.shadow,
-        )
+        if self.has_ended:
+            return self._book.operation
+        return attrs.evolve(self._book.operation, paused=self._steps.shift.paused, **self._shift_facts())
 
     @property
     def has_ended(self) -> bool:
@@ -100,13 +101,13 @@ class Saga:
     @property
     def holds_slot(self) -> bool:
         """True until the pivot, and again while it is turned round after it."""
-        return self._world.slots.holder(self.swap.new.model) is self
+        return all(self._world.slots.holder(model) is self for model in self.models)
 
     @property
     def can_turn(self) -> bool:
         """True while an order may still turn it round: it runs forward, and no younger swap of the model has begun."""
         ended = self._book.operation.state.ended
-        open_ended = not ended and not self._is_finishing and self._turned is None
+        open_ended = not (ended or self._is_finishing or self._is_crossing) and self._turned is None
         return open_ended and self._progress.can_turn and self._may_take_slot()
 
     @property
@@ -121,41 +122,44 @@ class Saga:
             return
         if not self.can_turn:
             raise SwapNotAllowed(
-                f"swap {self.swap.id} of {self.swap.new.model} is {self._book.operation.state.value} and cannot be "
+                f"swap {self.swap.id} of {self.swap.name} is {self._book.operation.state.value} and cannot be "
                 "turned round any more; swap back to the old version instead",
-                model=self.swap.new.model,
+                model=self.swap.name,
             )
         self._turned, self._why = end, why
         self._steps.hurried = end is SwapState.SUPERSEDED
         if by is not None:
             self._book.update(superseded_by=by)
         if self._begun:
-            self._world.slots.take_back(self.swap.new.model, self)
+            self._world.slots.take_back(self)
             self._scope.cancel()
         else:
             self._give_up_slot()
-            self._end(end, None)
+            ended = self._ended(end)
+            self._book.write_end(self._progress, ended)
+            self._end(ended)
 
     def steer(self, order: Literal["pause", "resume", "promote"]) -> None:
         """Stop, continue or shorten the way to the pivot; raises `SwapNotAllowed` where that is passed."""
         state = self._book.operation.state
         if not self.is_before_pivot:
             raise SwapNotAllowed(
-                f"swap {self.swap.id} of {self.swap.new.model} is {state.value}; only a swap on its way to its pivot "
+                f"swap {self.swap.id} of {self.swap.name} is {state.value}; only a swap on its way to its pivot "
                 f"can be told to {order}",
-                model=self.swap.new.model,
+                model=self.swap.name,
             )
         getattr(self._steps.shift, order)()
         kinds = {"pause": "swap_paused", "resume": "swap_resumed", "promote": "swap_promoted"}
-        self._world.bus.emit(kinds[order], self.swap.new, swap_id=self.swap.id)
+        for pair in self.swap.pairs:
+            self._world.bus.emit(kinds[order], pair.new, swap_id=self.swap.id)
 
     def abort(self) -> None:
         """Turn the swap round before its pivot; raises `SwapNotAllowed` behind it."""
         if self.has_ended or self._is_finishing or self._progress.past_pivot:
             raise SwapNotAllowed(
-                f"swap {self.swap.id} of {self.swap.new.model} is {self._book.operation.state.value}; only a swap "
+                f"swap {self.swap.id} of {self.swap.name} is {self._book.operation.state.value}; only a swap "
                 "before its pivot can be aborted, and rollback is what takes back one behind it",
-                model=self.swap.new.model,
+                model=self.swap.name,
             )
         self.turn(SwapState.CANCELLED)
 
@@ -176,8 +180,7 @@ class Saga:
         """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
         if not self.ended.settled:
-            state = self._book.operation.state
-            self._end(state if state.ended else SwapState.FAILED, "the engine was closed before the swap ended")
+            self._end(self._ended(SwapState.FAILED, "the engine was closed before the swap ended"))
 
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):
@@ -197,8 +200,7 @@ class Saga:
         last = False
         try:
             with self._scope:
-                await self._write_ahead(step)
-                last = await self._steps.forward(step)()
+                last = await self._forward(step)
         except TurnRound as reason:
             return self._turn_itself(step, began_s, reason)
         except Exception as error:  # noqa: BLE001 - whatever a step raises is the step's failure
@@ -212,59 +214,100 @@ class Saga:
             return Ordered(self._turned)
         return Done(last=last)
 
+    async def _forward(self, step: Step) -> bool:
+        """Do what a step does, and write down that the next one is begun; return whether there is none."""
+        if step is plan.ORDER[0]:
+            with self._protected():
+                await self._book.write(self._progress, {})
+        rest_s = None if self._until_s is None or self._progress.past_pivot else self._until_s - self._now()
+        late = f"the swap of {self.swap} had not come to its pivot after {self.swap.timeouts.total_s} s"
+        last = await in_time(self._steps.forward(step), rest_s, late)
+        following, command = plan.advance(self._progress, Done(last=last))
+        if isinstance(command, Run) and self._turned is None:
+            await self._cross(step, following)
+        return last
+
+    async def _cross(self, step: Step, following: Progress) -> None:
+        """Write a boundary down; past the pivot the swap goes on even where that fails."""
+        to = {pair.model: pair.new.version for pair in self.swap.pairs} if step is plan.PIVOT else {}
+        self._is_crossing = following.step is plan.NO_RETURN
+        try:
+            with self._protected():
+                await self._book.write(following, self._world.desires.want(to))
+        except JournalFailed as error:
+            if not self._progress.past_pivot:
+                raise
+            self._cause = error
+
     def _turn_itself(self, step: Step, began_s: float, reason: TurnRound) -> Happening:
         """Be turned round by a step's own decision."""
-        self._world.slots.take_back(self.swap.new.model, self)
+        self._world.slots.take_back(self)
         self._book.note_step(StepRecord(step.value, "failed", self._now() - began_s, str(reason)))
         self._book.update(error_message=str(reason))
         self._turned = self._turned or SwapState.ROLLED_BACK
         return Ordered(self._turned)
 
-    async def _write_ahead(self, step: Step) -> None:
-        """Write the boundary down; past the pivot the swap goes on even where that fails."""
-        try:
-            await self._book.write(step, forward=True)
-        except Exception as error:
-            if not self._progress.past_pivot:
-                raise
-            self._cause = error
-
     async def _compensate(self, step: Step) -> Happening:
         """Undo a step, trying again where that fails."""
         self._book.update(state=SwapState.ROLLING_BACK)
+        await self._write_undo(step)
         failure: Exception | None = None
         for attempt in range(COMPENSATION_TRIES):
             if attempt:
                 await self._world.ports.clock.sleep(COMPENSATION_BACKOFF_S * 2 ** (attempt - 1))
             try:
-                await self._book.write(step, forward=False)
                 await self._steps.back(step)()
             except Exception as error:  # noqa: BLE001 - it is tried again, then reported
                 failure = error
             else:
                 self._book.note_undone(step, None, None)
                 return Undone()
-        self._book.note_undone(step, failure, self._cause)
+        self._failures.append(self._book.note_undone(step, failure, self._cause))
         return Undone(ok=False)
+
+    async def _write_undo(self, step: Step) -> None:
+        """Write down that a step is being undone; where that fails it is undone all the same: so would a recovery."""
+        past = plan.ORDER.index(step) >= plan.ORDER.index(plan.PIVOT)
+        to = {pair.model: pair.old.version for pair in self.swap.pairs} if past else {}
+        try:
+            await self._book.write(self._progress, self._world.desires.want(to))
+        except JournalFailed as error:
+            self._cause = self._cause or error
 
     async def _finish(self, state: SwapState) -> None:
         """Write the end down, then make it known."""
         self._is_finishing = True
-        with self._protected():
-            try:
-                await self._book.write(self._progress.step, forward=self._progress.forward, end=state)
-            except Exception as error:  # noqa: BLE001 - what happened has happened; it is reported
-                self._cause = self._cause or error
+        told = f"{type(self._cause).__name__}: {self._cause}" if self._cause else None
+        ended = self._ended(state, told)
+        ours = [model for model in self.models if self._world.slots.holder(model) in (None, self)]
+        try:
+            with self._protected():
+                await self._book.write(self._progress, self._world.desires.as_found(ours), ended)
+        except JournalFailed as error:  # what happened has happened; it is reported
+            self._cause = self._cause or error
+            ended = self._ended(state, told or f"{type(error).__name__}: {error}")
         self._give_up_slot()
-        self._end(state, f"{type(self._cause).__name__}: {self._cause}" if self._cause else None)
+        self._end(ended)
 
-    def _end(self, state: SwapState, message: str | None) -> None:
+    def _ended(self, state: SwapState, message: str | None = None) -> SwapOperation:
+        """Return the operation as it shall be told when it has ended."""
+        facts = [part.facts for part in self._steps.parts] if self._failures else []
+        told = aftermath.tell(facts, self._failures) if self._failures else None
+        return self._book.ended(state, message, aftermath=told, **self._shift_facts())
+
+    def _end(self, operation: SwapOperation) -> None:
         self._steps.shift.end()
-        self._book.end(state, message)
-        if state is SwapState.COMPLETED:
-            self.ended.settle(self.operation)
+        self._book.conclude(operation)
+        if operation.state is SwapState.COMPLETED:
+            self.ended.settle(operation)
         else:
-            self.ended.fail(self._error(state))
+            self.ended.fail(self._error(operation.state))
+
+    def _shift_facts(self) -> dict[str, Any]:
+        """Return what the operation tells of its shift."""
+        shift = self._steps.shift
+        share = min(self._world.router.share(pair.new) for pair in self.swap.pairs)
+        return {"share": share, "guard": shift.verdict, "fallbacks": shift.fallbacks, "shadow": shift.shadow}
 
     def _error(self, state: SwapState) -> SwapNotDone:
         kinds: dict[SwapState, type[SwapNotDone]] = {
@@ -275,9 +318,10 @@ class Saga:
         swap, superseded_by = self.swap, self._book.operation.superseded_by
         reason = f"swap {superseded_by} took its place" if superseded_by else self._why
         why = self._book.operation.error_message or reason
-        text = f"the swap of {swap.new.model} from {swap.old.version} to {swap.new.version} did not happen: {why}"
+        version = self._book.operation.to_version
         kind = kinds.get(state, SwapFailed)
-        error = kind(text, operation=self.operation, model=swap.new.model, version=swap.new.version)
+        text = f"the swap of {swap} did not happen: {why}"
+        error = kind(text, operation=self.operation, model=swap.name, version=version)
         error.__cause__ = self._cause
         return error
 
@@ -289,15 +333,17 @@ class Saga:
         return self._shield
 
     def _may_take_slot(self) -> bool:
-        """Return whether no younger swap of the model has begun, or moved the traffic on."""
+        """Return whether no younger swap of its models has begun, or moved the traffic on."""
         if self.holds_slot or not self._begun:
             return True
-        model = self.swap.new.model
-        free = self._world.slots.holder(model) is None
-        return free and self._world.router.active(model) == self.swap.new.version
+        router, slots = self._world.router, self._world.slots
+        return all(
+            slots.holder(pair.model) is None and router.active(pair.model) == pair.new.version
+            for pair in self.swap.pairs
+        )
 
     def _give_up_slot(self) -> None:
-        self._world.slots.leave(self.swap.new.model, self)
+        self._world.slots.leave(self)
 
     def _now(self) -> float:
         return self._world.ports.clock.now()

@@ -1,7 +1,7 @@
-"""Moves one model's traffic to its new version as the plan says: stage by stage, watched, until the pivot.
+"""Moves the traffic of a swap's models to their new versions, as the plan says: stage by stage, watched, to the pivot.
 
-Owned by one saga, whose task runs it. It owns the meters, the shadow and the trial of its two versions, and gives all
-of them up when it ends. It spawns nothing.
+Owned by one saga, whose task runs it. It owns one watch for each model; every move is one step for all of them. It
+spawns nothing.
 """
 
 from __future__ import annotations
@@ -9,16 +9,11 @@ from __future__ import annotations
 import attrs
 import trio
 
-from changeover.core import guard, ramp
-from changeover.core.meter import Meter
-from changeover.core.routes import Trial
-from changeover.core.shift import Shift
+from changeover.core import ramp
 from changeover.core.snapshots import ShadowReport, Verdict
 from changeover.core.values import VersionKey
-from changeover.errors import NotReady
-from changeover.runtime.loaded import LoadedModel
-from changeover.runtime.shadow import Shadow
-from changeover.runtime.swap import SwapWorld
+from changeover.runtime.swap import Swap, SwapWorld
+from changeover.runtime.watch import Watch
 
 LOOK_S = 0.25
 """How often a guard looks where no failure calls it."""
@@ -31,39 +26,36 @@ class TurnRound(Exception):
 class Shifting:
     """One shift; all but the meters belong to the loop."""
 
-    def __init__(self, swap_id: str, old: VersionKey, new: VersionKey, plan: Shift, world: SwapWorld) -> None:
+    def __init__(self, swap: Swap, world: SwapWorld) -> None:
         """Move nothing yet."""
         self.paused = False
         self.verdict: Verdict | None = None
-        self._plan = plan
+        self._plan = swap.plan
         self._world = world
-        self._swap_id = swap_id
-        self._old = old
-        self._new = new
-        self._ramp = ramp.of(plan)
+        self._swap_id = swap.id
+        self._watches = [Watch(pair, swap.id, swap.plan, world, self._ring_soon) for pair in swap.pairs]
+        self._ramp = ramp.of(swap.plan)
         self._share = 0.0
         self._promoted = False
         self._doubtful = False
         self._weighed_s = -LOOK_S
+        self._seen = [0] * len(self._watches)
+        """How many requests each new version had ended when the present stage began."""
         self._lot = trio.lowlevel.ParkingLot()
         self._rung = False
-        self._shadow = Shadow(world.host, world.ports.clock.now) if plan.shadow else None
-        window_s = plan.guard.window_s if plan.guard is not None else 1.0
-        self._new_meter = Meter(window_s, self._ring_soon)
-        self._old_meter = Meter(window_s)
-        self._measured: list[LoadedModel] = []
 
     # --- what others call, on the loop ---
 
     @property
     def fallbacks(self) -> int:
-        """How many requests the old version answered for the new one."""
-        return self._new_meter.fallbacks
+        """How many requests old versions answered for new ones."""
+        return sum(watch.new_meter.fallbacks for watch in self._watches)
 
     @property
     def shadow(self) -> ShadowReport | None:
         """What became of the copies; None where none are made."""
-        return self._shadow.report if self._shadow else None
+        reports = [attrs.astuple(watch.shadow.report) for watch in self._watches if watch.shadow is not None]
+        return ShadowReport(*(sum(counts) for counts in zip(*reports, strict=True))) if reports else None
 
     def pause(self) -> None:
         """Stop the clock of the stages; the guard goes on looking."""
@@ -82,22 +74,19 @@ class Shifting:
 
     # --- what the saga calls ---
 
-    def measure(self, old: VersionKey) -> None:
-        """Begin to measure the old version: where it is replaced at once there is nothing else to compare with."""
-        self._old = old
+    def measure(self) -> None:
+        """Begin to measure the old versions: where they are replaced at once there is nothing else to compare with."""
         if not self._ramp.over:
-            self._attach(old, self._old_meter)
+            for watch in self._watches:
+                watch.measure_old()
 
     async def run(self) -> None:
         """Move the traffic; cancelled, it stays as it is, and `back` is what undoes it.
 
-        Raises `TurnRound`, with the traffic back, where the guard trips, and `NotReady` where the new version goes.
+        Raises `TurnRound`, with the traffic back, where the guard trips, and `NotReady` where a new version goes.
         """
-        model = self._new.model
-        trial = Trial(
-            self._new.version, self._old.version, self._swap_id if self._plan.sticky else "", self._plan.fallback
-        )
-        self._world.router.listeners[model] = self._ring
+        listeners = self._world.router.listeners
+        listeners.update((watch.pair.model, self._ring) for watch in self._watches)
         try:
             last_s = self._now()
             runs = False
@@ -105,37 +94,33 @@ class Shifting:
                 now = self._now()
                 self._look(now, now - last_s if runs else 0.0)
                 last_s = now
-                runs = self._apply(trial) and not self.paused
+                runs = self._apply() and not self.paused
                 if self._goes_on():
                     await self._wait()
         finally:
-            del self._world.router.listeners[model]
-        self._world.router.shift({model: self._new.version})
+            for watch in self._watches:
+                del listeners[watch.pair.model]
+        self._world.router.shift({watch.pair.model: watch.pair.new.version for watch in self._watches})
         self.settle()
 
     def back(self) -> None:
-        """Give the old version all of the traffic; raises `NotReady`, and changes nothing, where it takes none."""
-        if self._world.router.share(self._new) > 0:
-            self._world.router.shift({self._old.model: self._old.version})
-        else:
-            self._world.router.end_trial(self._old.model)
+        """Give the old versions all of the traffic; raises `NotReady`, and moves nothing, where one takes none."""
+        router = self._world.router
+        moved = [watch.pair for watch in self._watches if router.share(watch.pair.new) > 0]
+        if moved:
+            router.shift({pair.model: pair.old.version for pair in moved})
+        router.end_trial(tuple(watch.pair.model for watch in self._watches))
         self.settle()
 
     def settle(self) -> None:
         """Compare no more; what is on its way is still counted."""
-        self._new_meter.rest()
-        self._old_meter.rest()
-        for loaded in self._measured:
-            if loaded.shadow is self._shadow:
-                loaded.shadow = None
+        for watch in self._watches:
+            watch.settle()
 
     def end(self) -> None:
         """Count no more, either."""
-        self.settle()
-        for loaded in self._measured:
-            if loaded.meter is self._new_meter or loaded.meter is self._old_meter:
-                loaded.meter = None
-        self._measured = []
+        for watch in self._watches:
+            watch.end()
 
     # --- inside ---
 
@@ -143,65 +128,59 @@ class Shifting:
         return not self._promoted and (self.paused or not self._ramp.over)
 
     def _look(self, now: float, elapsed_s: float) -> None:
-        """Judge the new version, then go on with the ramp; raises `TurnRound` or `NotReady`."""
-        new = self._world.version(self._new)
-        if not self._world.router.takes_requests(self._new):
-            why = f": {new.error}" if new.error else ""
-            raise NotReady(f"{self._new} stopped taking requests while it was on trial{why}", model=self._new.model)
+        """Judge the new versions, then go on with the ramp; raises `TurnRound` or `NotReady`."""
+        for watch in self._watches:
+            watch.check()
         if self._ramp.over:
             return
-        self._attach(self._new, self._new_meter)
-        self._attach(self._old, self._old_meter)
-        if self._plan.guard is not None:
-            hurry = now - self._weighed_s < LOOK_S  # a failure has called, and another may in a moment
-            self._weighed_s = self._weighed_s if hurry else now
-            judged = guard.judge(
-                self._plan.guard, self._new_meter.spells(now), self._old_meter.spells(), errors_only=hurry
-            )
-            self._doubtful = judged.mark == "doubtful"
-            if judged.mark == "worse":
-                self._trip(judged.verdict)
-        self._ramp = ramp.advance(self._ramp, elapsed_s, self._new_meter.noted, doubtful=self._doubtful)
+        hurry = now - self._weighed_s < LOOK_S  # a failure has called, and another may in a moment
+        self._weighed_s = self._weighed_s if hurry else now
+        self._doubtful = False
+        for watch in self._watches:
+            watch.measure()
+            judged = watch.judge(now, hurry=hurry)
+            self._doubtful |= judged is not None and judged.mark == "doubtful"
+            if judged is not None and judged.mark == "worse":
+                self._trip(watch.pair.new, judged.verdict)
+        noted = [watch.new_meter.noted for watch in self._watches]
+        ended = self._ramp.before + min(now - then for now, then in zip(noted, self._seen, strict=True))
+        before, self._ramp = self._ramp, ramp.advance(self._ramp, elapsed_s, ended, doubtful=self._doubtful)
+        if self._ramp.index != before.index:
+            self._seen = noted
 
-    def _trip(self, verdict: Verdict) -> None:
+    def _trip(self, new: VersionKey, verdict: Verdict) -> None:
         """Move the traffic back at once, then say why."""
         self.verdict = verdict
-        if self._world.router.takes_requests(self._old):
+        if all(self._world.router.takes_requests(watch.pair.old) for watch in self._watches):
             self.back()
         self._world.bus.emit(
-            "guard_tripped", self._new, swap_id=self._swap_id, reason=verdict.reason, new=attrs.asdict(verdict.new),
+            "guard_tripped", new, swap_id=self._swap_id, reason=verdict.reason, new=attrs.asdict(verdict.new),
             old=attrs.asdict(verdict.old),
         )  # fmt: skip
-        raise TurnRound(f"the guard has tripped: {verdict.reason}")
+        whose = f" for {new}" if len(self._watches) > 1 else ""
+        raise TurnRound(f"the guard has tripped{whose}: {verdict.reason}")
 
-    def _apply(self, trial: Trial) -> bool:
-        """Give the new version the share of its stage; return whether both versions take requests.
+    def _apply(self) -> bool:
+        """Give the new versions the share of their stage; return whether all versions take requests.
 
-        Where the old one has crashed, the new one has everything, and the stage waits until it is back; where it is not
-        coming back there is nothing to compare with and nothing to go back to.
+        Where an old one has crashed, its new one has everything, so the others of a group get everything as well, and
+        the stage waits until it is back; where it is not coming back there is nothing to compare with and nothing to go
+        back to.
         """
         if self._ramp.over or (self.paused and self._share == 0):
             return True
         if not self.paused:
             self._share = self._ramp.stage.share
         last = self._plan.confirmation is not None and self._ramp.index == len(self._ramp.stages) - 1
-        if self._plan.shadow and not last:
-            there = self._world.router.try_out(self._new.model, attrs.evolve(trial, copied=self._share), 0.0)
-        else:
-            there = self._world.router.try_out(self._new.model, trial, self._share)
-        if not there and not self._world.version(self._old).is_coming:
+        shadows = self._plan.shadow and not last
+        there = [watch for watch in self._watches if watch.are_there]
+        share = 0.0 if shadows else self._share if len(there) == len(self._watches) else 1.0
+        if there:
+            copied = self._share if shadows else 0.0
+            self._world.router.try_out({watch.pair.model: watch.trial(copied) for watch in there}, share)
+        if any(watch.is_old_lost for watch in self._watches):
             self._promoted = True
-        return there
-
-    def _attach(self, key: VersionKey, meter: Meter) -> None:
-        """Measure whatever model the version holds now."""
-        loaded = self._world.version(key).loaded
-        if loaded is None or loaded.meter is meter:
-            return
-        loaded.meter = meter
-        if key == self._new:
-            loaded.shadow = self._shadow
-        self._measured = [*(one for one in self._measured if one.is_open), loaded]
+        return len(there) == len(self._watches)
 
     async def _wait(self) -> None:
         """Return when something happened, or when it is time to look."""

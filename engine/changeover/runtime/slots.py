@@ -1,11 +1,11 @@
 """Whose turn it is: each model has one slot, and the swaps that are ordered while it is taken wait in a line.
 
-A swap holds the slot until its pivot, and again while it is turned round after it. Belongs to the loop; spawns nothing.
+A swap holds the slots of all its models until its pivot, and again while it is turned round after it; a group waits
+until every one of them is free. Belongs to the loop; spawns nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 WAITING_MAX = 100
@@ -14,6 +14,11 @@ WAITING_MAX = 100
 
 class Contender(Protocol):
     """A swap, as far as its turn is concerned."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose slots it needs, all at once."""
+        ...
 
     def begin(self) -> None:
         """Hear that its turn has come."""
@@ -29,42 +34,55 @@ class Slots(Generic[S]):
     def __init__(self) -> None:
         """Begin with every slot free."""
         self._holders: dict[str, S] = {}
-        self._waiting: dict[str, deque[S]] = {}
+        self._line: list[S] = []
 
     def holder(self, model: str) -> S | None:
         """Return the swap whose turn it is, or None."""
         return self._holders.get(model)
 
     def waiting(self, model: str) -> tuple[S, ...]:
-        """Return the swaps that wait, the next one first."""
-        return tuple(self._waiting.get(model, ()))
+        """Return the swaps of a model that wait, the next one first."""
+        return tuple(swap for swap in self._line if model in swap.models)
+
+    def is_busy(self, model: str) -> bool:
+        """Return whether a new swap of the model would have to wait."""
+        return model in self._holders or bool(self.waiting(model))
 
     def everybody(self) -> tuple[S, ...]:
         """Return every swap that waits, the last one first, then those whose turn it is."""
-        lines = [swap for line in self._waiting.values() for swap in reversed(line)]
-        return (*lines, *self._holders.values())
+        return (*reversed(self._line), *dict.fromkeys(self._holders.values()))
 
-    def enter(self, model: str, swap: S) -> None:
-        """Give the swap the slot, or let it wait at the end of the line."""
-        if model in self._holders:
-            self._waiting.setdefault(model, deque()).append(swap)
+    def enter(self, swap: S) -> None:
+        """Give the swap its slots, or let it wait at the end of the line."""
+        if any(map(self.is_busy, swap.models)):
+            self._line.append(swap)
         else:
-            self._holders[model] = swap
-            swap.begin()
+            self._take(swap)
 
-    def take_back(self, model: str, swap: S) -> bool:
-        """Give the slot to a swap that has passed its pivot; False where it is taken."""
-        return self._holders.setdefault(model, swap) is swap
+    def take_back(self, swap: S) -> bool:
+        """Give the slots to a swap that has passed its pivot; False, and nothing changes, where one is taken."""
+        if any(self._holders.get(model, swap) is not swap for model in swap.models):
+            return False
+        self._holders.update(dict.fromkeys(swap.models, swap))
+        return True
 
-    def leave(self, model: str, swap: S) -> None:
-        """Free the slot, or leave the line; nothing happens where the swap is in neither."""
-        if self._holders.get(model) is swap:
-            del self._holders[model]
-            line = self._waiting.get(model)
-            if line:
-                following = self._holders[model] = line.popleft()
-                following.begin()
-        elif swap in self._waiting.get(model, ()):
-            self._waiting[model].remove(swap)
-        if not self._waiting.get(model):
-            self._waiting.pop(model, None)
+    def leave(self, swap: S) -> None:
+        """Free the slots, or leave the line; nothing happens where the swap is in neither."""
+        for model in swap.models:
+            if self._holders.get(model) is swap:
+                del self._holders[model]
+        self._line = [other for other in self._line if other is not swap]
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Give everybody who can begin a turn, first come, first served; nobody passes by one who wants the same."""
+        wanted: set[str] = set()
+        for swap in tuple(self._line):
+            if wanted.isdisjoint(swap.models) and self._holders.keys().isdisjoint(swap.models) and swap in self._line:
+                self._line.remove(swap)
+                self._take(swap)
+            wanted.update(swap.models)
+
+    def _take(self, swap: S) -> None:
+        self._holders.update(dict.fromkeys(swap.models, swap))
+        swap.begin()

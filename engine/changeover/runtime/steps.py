@@ -1,7 +1,7 @@
 """What the steps of one swap do, and what undoes each; `core/plan` says which is next, `saga.py` calls it.
 
-Owned by one saga. It owns the orders that it has given to the two versions, and the shift. It spawns nothing, and every
-compensation may be called twice.
+Owned by one saga. It owns one part for each model, and the shift. It spawns nothing, and every compensation may be
+called twice.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import attrs
 import trio
 
 from changeover.core.plan import Step
-from changeover.core.values import Drain, VersionKey, VersionState
-from changeover.errors import AlreadyLoaded, NotReady, SwapNotAllowed, VersionCrashed, VersionNotLoaded
+from changeover.core.snapshots import DrainOutcome
+from changeover.core.values import Drain, VersionKey
+from changeover.errors import AlreadyLoaded, SwapNotAllowed
 from changeover.runtime.logbook import Logbook
-from changeover.runtime.mailbox import Promise
-from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
+from changeover.runtime.mailbox import all_of
+from changeover.runtime.part import Part, in_time
 from changeover.runtime.shifting import Shifting, TurnRound
 from changeover.runtime.swap import Swap, SwapWorld
 
@@ -36,20 +37,21 @@ class Steps:
         leave: Callable[[], None],
         may_take_slot: Callable[[], bool],
     ) -> None:
-        """Have done nothing yet; `leave` gives the slot up, `may_take_slot` says whether it could be taken back."""
-        self.swap = swap
-        self.shift = Shifting(swap.id, swap.old, swap.new, swap.plan, world)
+        """Have done nothing yet; `leave` gives the slots up, `may_take_slot` says whether they could be taken back."""
         self.hurried = False
-        """True where the new version is not to be waited for long, because a newer order is."""
+        """True where the new versions are not to be waited for long, because a newer order is."""
         self._may_take_slot = may_take_slot
         self._world = world
         self._book = book
         self._leave = leave
         self._close_by_s: float | None = None
-        self._load: LoadOrder | None = None
-        self._called_off: CalledOff | None = None
-        self._drain: DrainOrder | None = None
-        self._undo: DrainOrder | None = None
+        self.be(swap)
+
+    def be(self, swap: Swap) -> None:
+        """Be the steps of this swap, of which nothing has been done yet."""
+        self.swap = swap
+        self.shift = Shifting(swap, self._world)
+        self.parts = [Part(pair, swap.timeouts, self._world) for pair in swap.pairs]
 
     def forward(self, step: Step) -> Callable[[], Awaitable[bool]]:
         """Return what a step does; it returns True where nothing is left to do after it."""
@@ -76,88 +78,86 @@ class Steps:
 
     async def _validate(self) -> bool:
         """Look again at what was true when the swap was ordered; an order that had to wait finds its place now."""
-        swap, model = self.swap, self.swap.new.model
-        active = self._world.router.active(model)
-        if swap.waited and active == swap.new.version:
+        active = {pair.model: self._world.router.active(pair.model) for pair in self.swap.pairs}
+        if self.swap.waited and all(active[pair.model] == pair.new.version for pair in self.swap.pairs):
             return True
-        expected = swap.expected or swap.old.version
-        if active != expected:
-            text = f"{model}/{expected} is not active any more; the active version is {active}"
-            raise SwapNotAllowed(text, model=model)
-        self._world.version(swap.new)
-        self.shift.measure(swap.old)
+        for pair in self.swap.pairs:
+            model, expected = pair.model, pair.expected or pair.old.version
+            if active[model] != expected:
+                text = f"{model}/{expected} is not active any more; the active version is {active[model]}"
+                raise SwapNotAllowed(text, model=model)
+            self._world.version(pair.new)
+        self.shift.measure()
         return False
 
     async def _load_new(self) -> bool:
-        if self.swap.plan.tries_out and self._world.version(self.swap.old).is_evicted:
+        if self.swap.plan.tries_out and any(self._world.version(part.pair.old).is_evicted for part in self.parts):
             await self._reopen_old()  # the two are going to be compared
-        new = self._world.version(self.swap.new)
-        if new.state is not VersionState.READY or new.is_leaving:  # a load comes behind a drain, and gives back
-            self._load = LoadOrder(self.swap.timeouts.load_s)
-            new.post(self._load)
-            await self._wait_for_load(self._load.loaded)
+        for part in self.parts:
+            part.load_new()
+        await self._wait_for_loads(warm=False)
         return False
 
     async def _warm_new(self) -> bool:
-        if self._load is not None:
-            await self._wait_for_load(self._load.ready)
+        await self._wait_for_loads(warm=True)
         return False
 
-    async def _wait_for_load(self, promise: Promise[None]) -> None:
-        """Wait for a load; where that is interrupted, call the order off."""
-        assert self._load is not None
+    async def _wait_for_loads(self, *, warm: bool) -> None:
+        """Wait for every load, or for the first that fails; where that is interrupted, call the orders off."""
+        orders = [order for part in self.parts for order in part.loading]
         try:
-            await promise.wait()
-        except AlreadyLoaded:
-            return
+            await all_of((order.ready if warm else order.loaded for order in orders), happy_with=AlreadyLoaded)
         except trio.Cancelled:
-            self._call_off()
+            for part in self.parts:
+                part.call_off()
             raise
-
-    def _call_off(self) -> None:
-        """Take the load order back where it still stands."""
-        if self._load is not None and self._called_off is None and not self._load.ready.settled:
-            self._called_off = CalledOff(self._load)
-            self._world.version(self.swap.new).post(self._called_off)
 
     async def _shift(self) -> bool:
         """Move the traffic as the plan says; the last move is one step that nothing can split."""
         limit_s = self.swap.timeouts.shift_s
-        with trio.move_on_after(float("inf") if limit_s is None else limit_s) as scope:
-            await self.shift.run()
-        if scope.cancelled_caught:
-            raise NotReady(f"the shift to {self.swap.new} had not come to its end after {limit_s:g} s")
+        late = f"the shift to {self._news} had not come to its end after {limit_s} s"
+        await in_time(self.shift.run, limit_s, late)
         return False
 
     async def _drain_old(self) -> bool:
-        """Empty the old version; True where it stays behind in quarantine, or somebody wants it back."""
+        """Empty the old versions; True where all stay behind in quarantine, or somebody wants them back."""
         self._leave()
-        drain = self.swap.drain
-        outcome = await self._order_drain(drain)
-        if self._drain is not None and self._drain.rolled_back:
-            if self._may_take_slot():
-                raise TurnRound(f"{self.swap.old} was still held when its drain was out of time: it rolls back")
-            if not self._is_old_wanted():
-                outcome = await self._order_drain(Drain(0.0))  # the traffic has moved on: it goes when it is empty
-        return outcome != "drained"
+        for part in self.parts:
+            part.drain_old(self.swap.drain)
+        await self._drained(self.parts)
+        rolled_back = [part for part in self.parts if part.rolls_back]
+        if rolled_back and self._may_take_slot():
+            olds = " and ".join(str(part.pair.old) for part in rolled_back)
+            raise TurnRound(f"{olds} was still held when its drain was out of time: it rolls back")
+        unwanted = [part for part in rolled_back if not part.is_old_wanted]
+        for part in unwanted:
+            part.drain_old(Drain(0.0))  # the traffic has moved on: it goes when it is empty
+        await self._drained(unwanted)
+        return all(part.outcome is not None and part.outcome.result != "drained" for part in self.parts)
 
-    def _is_old_wanted(self) -> bool:
-        """Return whether the old version has traffic, or a newer swap is about to give it some."""
-        newer = self._world.slots.holder(self.swap.old.model)
-        return self._world.router.share(self.swap.old) > 0 or (newer is not None and newer.swap.new == self.swap.old)
-
-    async def _order_drain(self, drain: Drain) -> str:
-        self._drain = DrainOrder(drain)
-        self._world.version(self.swap.old).post(self._drain)
-        outcome = await self._drain.outcome.wait()
-        self._book.update(drain_outcome=outcome)
-        return outcome.result
+    async def _drained(self, parts: list[Part]) -> None:
+        try:
+            await self._each(Part.old_drained, parts)
+        finally:
+            self._note_members()
 
     async def _unload_old(self) -> bool:
-        assert self._drain is not None
-        await self._closed(self._drain, self.swap.old)
-        self._book.update(old_unloaded=True)
+        """Wait until the models are closed, for `unload_s` in all."""
+        try:
+            await self._each(lambda part: part.old_unloaded(self._rest_s()), self.parts)
+        finally:
+            self._note_members()
         return False
+
+    def _note_members(self) -> None:
+        """Write into the operation what became of each old version."""
+        members = zip(self._book.operation.members, self.parts, strict=True)
+        outcomes = [part.outcome for part in self.parts if part.outcome is not None]
+        self._book.update(
+            members=tuple(attrs.evolve(m, drain_outcome=part.outcome, old_unloaded=part.closed) for m, part in members),
+            drain_outcome=_together(outcomes) if outcomes else None,
+            old_unloaded=all(part.closed for part in self.parts),
+        )
 
     # --- back ---
 
@@ -166,55 +166,65 @@ class Steps:
 
     async def _take_new_out_of_use(self) -> None:
         """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
-        self._call_off()  # where the swap failed between its load and its warm-up, without waiting for either
-        if self._called_off is not None:
-            await self._called_off.done.wait()  # only then its state says whether the load came to an end
-        new = self._world.version(self.swap.new)
-        if self._world.router.active(self.swap.new.model) == self.swap.new.version:
-            raise NotReady(f"{self.swap.new} has the traffic, and no other version could take it")
-        if self._load is not None and self._load.began and self._undo is None:
-            deadline_s = self.swap.drain.deadline_s
-            self._undo = DrainOrder(Drain(min(deadline_s, HURRIED_DRAIN_S) if self.hurried else deadline_s))
-            new.post(self._undo)
+        for part in self.parts:
+            part.call_off()  # where the swap failed between its load and its warm-up, without waiting for either
+        deadline_s = self.swap.drain.deadline_s
+        drain = Drain(min(deadline_s, HURRIED_DRAIN_S) if self.hurried else deadline_s)
+        await self._each(lambda part: part.take_out_of_use(drain), self.parts)
 
     async def _unload_new(self) -> None:
         """Wait until what this swap loaded is closed, or in quarantine with whoever still holds it."""
         await self._take_new_out_of_use()  # where the swap came no further than to its load
-        if self._undo is None:
-            return
-        try:
-            outcome = await self._undo.outcome.wait()
-            if outcome.result == "drained":
-                await self._closed(self._undo, self.swap.new)
-        except (VersionNotLoaded, VersionCrashed):
-            return  # it went away by itself
+        await self._each(lambda part: part.new_unloaded(self._rest_s()), self.parts)
 
     async def _shift_back(self) -> None:
-        """Give the traffic back; to a version that is away, perhaps to be restarted, once it is there again."""
+        """Give the traffic back, all models in one step; to versions that are away, once they are there again."""
         router = self._world.router
-        if router.share(self.swap.new) > 0 and not router.takes_requests(self.swap.old):
+        pairs = [pair for pair in self.swap.pairs if router.share(pair.new) > 0]
+        if any(not router.takes_requests(pair.old) for pair in pairs):
             await self._reopen_old()
         self.shift.back()
 
     async def _reopen_old(self) -> None:
-        """Bring the old version back, out of its drain or, if need be, from its source."""
-        order = LoadOrder()
-        self._world.version(self.swap.old).post(order)
-        try:
-            await order.ready.wait()
-        except AlreadyLoaded:
-            return
+        await all_of([part.bring_old_back() for part in self.parts], happy_with=AlreadyLoaded)
 
-    async def _closed(self, order: DrainOrder, key: VersionKey) -> None:
-        """Wait until a model is closed, for `unload_s` in all, however often it is asked; raises `NotReady`."""
-        limit_s, now = self.swap.timeouts.unload_s, self._world.ports.clock.now()
-        self._close_by_s = self._close_by_s or now + limit_s
-        with trio.move_on_after(max(0.0, self._close_by_s - now)) as scope:
-            await order.closed.wait()
-        if scope.cancelled_caught:
-            raise NotReady(f"close() of {key} did not return within {limit_s:g} s")
+    async def _each(self, call: Callable[[Part], Awaitable[None]], parts: list[Part]) -> None:
+        """Do it with every part, also where one of them fails; raises the first failure."""
+        failure: Exception | None = None
+        for part in parts:
+            try:
+                await call(part)
+            except Exception as error:  # noqa: BLE001 - the other models have their turn all the same
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    # --- small things ---
+
+    def _rest_s(self) -> float:
+        """Return how much of `unload_s` is left, in seconds, however often it is asked."""
+        now = self._world.ports.clock.now()
+        self._close_by_s = self._close_by_s or now + self.swap.timeouts.unload_s
+        return max(0.0, self._close_by_s - now)
+
+    @property
+    def _news(self) -> str:
+        return " and ".join(str(pair.new) for pair in self.swap.pairs)
 
 
-def settled(swap: Swap, active: str | None) -> Swap:
-    """Return an order whose turn has come, from the version that is active now."""
-    return swap if active is None or not swap.waited else attrs.evolve(swap, old=VersionKey(swap.new.model, active))
+def _together(outcomes: list[DrainOutcome]) -> DrainOutcome:
+    """Return several drains as one: the worst result, every holder, the longest time."""
+    order = ("drained", "given_back", "quarantined")
+    worst = max(outcomes, key=lambda outcome: order.index(outcome.result))
+    holders = tuple(holder for outcome in outcomes for holder in outcome.holders)
+    return DrainOutcome(worst.result, holders, max(outcome.duration_s for outcome in outcomes))
+
+
+def settled(swap: Swap, active: Callable[[str], str | None]) -> Swap:
+    """Return an order whose turn has come, from the versions that are active now."""
+    if not swap.waited:
+        return swap
+    pairs = [
+        attrs.evolve(pair, old=VersionKey(pair.model, active(pair.model) or pair.old.version)) for pair in swap.pairs
+    ]
+    return attrs.evolve(swap, pairs=tuple(pairs))

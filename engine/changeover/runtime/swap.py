@@ -9,6 +9,7 @@ import attrs
 
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, Timeouts, VersionKey
+from changeover.runtime.desires import Desires
 from changeover.runtime.events import Bus
 from changeover.runtime.host import Host
 from changeover.runtime.ports import Journal, Ports
@@ -18,21 +19,62 @@ from changeover.runtime.version import Version
 
 
 @attrs.frozen
+class Pair:
+    """One model's part in a swap."""
+
+    old: VersionKey
+    """Of an order that waits for its turn: the version that is active when it gets it."""
+    new: VersionKey
+    expected: str | None = None
+    """The version that must be active when its turn comes; None: any."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.new.model
+
+    def __str__(self) -> str:
+        """Return one readable clause."""
+        return f"{self.model} from {self.old.version} to {self.new.version}"
+
+
+@attrs.frozen
 class Swap:
     """What was ordered."""
 
     id: str
-    old: VersionKey
-    """Of an order that waits for its turn: the version that is active when it gets it."""
-    new: VersionKey
+    pairs: tuple[Pair, ...]
+    """One for each model, in order of their names."""
     drain: Drain
     plan: Shift
     timeouts: Timeouts
     rollback_of: str | None = None
     waited: bool = False
-    """True where it had to wait for another swap of its model."""
-    expected: str | None = None
-    """The version that must be active when its turn comes; None: any."""
+    """True where it had to wait for another swap of one of its models."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of its models, in order."""
+        return tuple(pair.model for pair in self.pairs)
+
+    @property
+    def news(self) -> frozenset[VersionKey]:
+        """The versions that it swaps to."""
+        return frozenset(pair.new for pair in self.pairs)
+
+    @property
+    def name(self) -> str:
+        """The model, or the group's models joined by "+"."""
+        return "+".join(self.models)
+
+    @property
+    def keys(self) -> frozenset[VersionKey]:
+        """Every version that takes part."""
+        return frozenset(key for pair in self.pairs for key in (pair.old, pair.new))
+
+    def __str__(self) -> str:
+        """Return one readable clause."""
+        return " and ".join(map(str, self.pairs))
 
 
 @attrs.frozen
@@ -46,5 +88,7 @@ class SwapWorld:
     journal: Journal
     version: Callable[[VersionKey], Version]
     """Returns the version of a key; raises `ModelNotRegistered`."""
+    desires: Desires
+    """Which versions shall be active, as the journal has it."""
     slots: Slots[Any]
     """Of `Saga`s, which this module stands below."""

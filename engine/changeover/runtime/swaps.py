@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import trio
 
 from changeover.core.shift import Shift
@@ -9,6 +11,7 @@ from changeover.core.snapshots import SwapOperation
 from changeover.core.values import Drain, SwapState, Timeouts
 from changeover.errors import InvalidValue, SwapNotAllowed, SwapNotDone
 from changeover.runtime.ordering import OnBusy, OnCancel, Ordering
+from changeover.runtime.saga import Saga
 
 
 class Swapping(Ordering):
@@ -32,10 +35,32 @@ class Swapping(Ordering):
         it, it goes on. Raises `SwapFailed`, `SwapRolledBack` and `Superseded`, each with its `operation`, and what
         `start_swap` raises.
         """
-        if on_cancel not in ("abort", "detach"):
-            raise InvalidValue(f'on_cancel must be "abort" or "detach", not {on_cancel!r}')
+        _check_cancel(on_cancel)
         swap_id = self.start_swap(model, to, from_=from_, plan=plan, drain=drain, timeouts=timeouts, on_busy=on_busy)
-        saga = self._saga(swap_id)
+        return await self._ended(self._saga(swap_id), on_cancel)
+
+    async def swap_group(
+        self,
+        to: Mapping[str, str],
+        *,
+        from_: Mapping[str, str] | None = None,
+        plan: Shift | None = None,
+        drain: Drain | None = None,
+        timeouts: Timeouts | None = None,
+        on_busy: OnBusy = "refuse",
+        on_cancel: OnCancel = "abort",
+    ) -> SwapOperation:
+        """Swap several models as one: all are prepared, then flipped in one step; a failure in one undoes all.
+
+        `to` and `from_` map models to versions. `lease_many` and `infer_many` see all of the old versions or all of the
+        new ones. A canary sends the same requests to all of the new versions. Cancelled, and raising, as `swap`.
+        """
+        _check_cancel(on_cancel)
+        swap_id = self.start_group_swap(to, from_=from_, plan=plan, drain=drain, timeouts=timeouts, on_busy=on_busy)
+        return await self._ended(self._saga(swap_id), on_cancel)
+
+    async def _ended(self, saga: Saga, on_cancel: OnCancel) -> SwapOperation:
+        """Wait for a swap; who goes away may take it with him."""
         try:
             return await saga.ended.wait()
         except trio.Cancelled:
@@ -63,7 +88,7 @@ class Swapping(Ordering):
         state = saga.operation.state
         if state.ended and state is not SwapState.COMPLETED:
             text = f"swap {swap_id} did not happen ({state.value}), so there is nothing to roll back"
-            raise SwapNotAllowed(text, model=saga.swap.new.model)
+            raise SwapNotAllowed(text, model=saga.swap.name)
         if saga.can_turn:
             saga.turn(SwapState.ROLLED_BACK)
         try:
@@ -74,7 +99,12 @@ class Swapping(Ordering):
             raise
         self._check_open()  # it may have been closed meanwhile
         done = saga.swap
-        self._swap_from(done.old, done.new.version, "refuse")
-        back = self._make_saga(done.new, done.old, done.drain, Shift(), done.timeouts, rollback_of=swap_id)
-        self._slots.enter(done.new.model, back)
+        pairs = tuple(self._pair(pair.old, pair.new.version, "refuse") for pair in done.pairs)
+        back = self._make_saga(pairs, done.drain, Shift(), done.timeouts, rollback_of=swap_id)
+        self._slots.enter(back)
         return await back.ended.wait()
+
+
+def _check_cancel(on_cancel: str) -> None:
+    if on_cancel not in ("abort", "detach"):
+        raise InvalidValue(f'on_cancel must be "abort" or "detach", not {on_cancel!r}')

@@ -40,8 +40,8 @@ EVENTS = st.one_of(
     st.builds(VersionReady, MODELS, VERSIONS),
     st.builds(VersionGone, MODELS, VERSIONS, st.none() | VERSIONS),
     st.builds(Shifted, st.dictionaries(MODELS, VERSIONS)),
-    st.builds(Tried, MODELS, SHARES, TRIALS),
-    st.builds(TrialEnded, MODELS),
+    st.builds(Tried, st.dictionaries(MODELS, TRIALS, min_size=1), SHARES),
+    st.builds(TrialEnded, st.lists(MODELS, unique=True).map(tuple)),
 )
 
 
@@ -62,7 +62,15 @@ SNAPSHOTS = st.builds(
 
 def named(event: RouteEvent) -> set[str]:
     """Return the models that an event speaks of."""
-    return set(event.to) if isinstance(event, Shifted) else {event.model}
+    match event:
+        case Shifted(to):
+            return set(to)
+        case Tried(trials):
+            return set(trials)
+        case TrialEnded(models):
+            return set(models)
+        case _:
+            return {event.model}
 
 
 def assert_whole(route: Route) -> None:
@@ -228,7 +236,7 @@ def nothing_drawn() -> float:
 
 def tried(share: float, salt: str = "salt", new: str = "2", old: str = "1") -> Route:
     """Return the route of a model whose new version has this share on trial."""
-    return decide(Snapshot(), Tried("m", share, Trial(new, old, salt))).routes["m"]
+    return decide(Snapshot(), Tried({"m": Trial(new, old, salt)}, share)).routes["m"]
 
 
 def chosen(route: Route, key: str) -> str:
@@ -286,7 +294,7 @@ def test_without_a_trial_a_key_means_nothing() -> None:
 @given(share=SHARES, trial=TRIALS)
 def test_a_trial_has_the_share_it_is_given_and_the_new_version_first(share: float, trial: Trial) -> None:
     """Two versions, one with none of it left out."""
-    route = decide(Snapshot(), Tried("m", share, trial)).routes["m"]
+    route = decide(Snapshot(), Tried({"m": trial}, share)).routes["m"]
     assert route.trial == trial
     assert route.share_of(trial.new) == share
     assert route.share_of(trial.old) == 1.0 - share
@@ -298,16 +306,16 @@ def test_a_trial_has_the_share_it_is_given_and_the_new_version_first(share: floa
 @given(snapshot=SNAPSHOTS, model=MODELS, share=SHARES, trial=TRIALS)
 def test_the_end_of_a_trial_moves_nothing(snapshot: Snapshot, model: str, share: float, trial: Trial) -> None:
     """The shares stay, nobody stands by any more; a second end changes nothing."""
-    during = decide(snapshot, Tried(model, share, trial))
-    after = decide(during, TrialEnded(model))
+    during = decide(snapshot, Tried({model: trial}, share))
+    after = decide(during, TrialEnded((model,)))
     assert after.routes[model] == Route(during.routes[model].shares)
-    assert decide(after, TrialEnded(model)) is after
+    assert decide(after, TrialEnded((model,))) is after
 
 
 @given(share=SHARES, trial=TRIALS, gone=VERSIONS)
 def test_a_trial_is_over_when_one_of_its_versions_goes(share: float, trial: Trial, gone: str) -> None:
     """The other one of the two has all of the traffic then; a third one that goes changes nothing."""
-    during = decide(Snapshot(), Tried("m", share, trial))
+    during = decide(Snapshot(), Tried({"m": trial}, share))
     pair = {trial.new: trial.old, trial.old: trial.new}
     after = decide(during, VersionGone("m", gone, pair.get(gone)))
     if gone in pair:
@@ -319,7 +327,7 @@ def test_a_trial_is_over_when_one_of_its_versions_goes(share: float, trial: Tria
 @given(trial=TRIALS, share=SHARES, version=VERSIONS)
 def test_the_counterpart_is_the_other_one_of_the_trial(trial: Trial, share: float, version: str) -> None:
     """New for old and old for new, nobody for a third version, and nobody where there is no trial."""
-    route = decide(Snapshot(), Tried("m", share, trial)).routes["m"]
+    route = decide(Snapshot(), Tried({"m": trial}, share)).routes["m"]
     assert counterpart(route, version) == {trial.new: trial.old, trial.old: trial.new}.get(version)
     assert counterpart(Route(route.shares), version) is None
     assert counterpart(None, version) is None

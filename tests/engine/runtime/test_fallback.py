@@ -189,7 +189,7 @@ async def test_a_request_that_timed_out_does_not_fall_back(rig: Rig, autojump_cl
     assert (outcome.error.version, outcome.ended_s, held(rig)) == ("2", 1.0, ([], ["request"]))
     await trio.sleep(5.0)
     assert (calls(rig, "1"), rig.engine.swap_status(swap_id).fallbacks, held(rig)) == (0, 0, ([], []))
-    meter = rig.engine._version(rig.engine._saga(swap_id).swap.new).loaded.meter
+    meter = rig.engine._version(rig.engine._saga(swap_id).swap.pairs[0].new).loaded.meter
     assert [failed for spell in meter.spells() for _, _, failed in spell] == [True]
 
 

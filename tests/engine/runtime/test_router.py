@@ -285,15 +285,15 @@ def kinds(one: LoadedModel) -> list[str]:
 async def test_on_trial_nothing_is_picked_the_fast_way(router: Router, pair: Any) -> None:
     """`direct` has no model on trial, also where one version has it all: the other one must be pinned, too."""
     for share in (0.0, 0.5, 1.0):
-        assert router.try_out("m", TRIAL, share)
+        router.try_out({"m": TRIAL}, share)
         assert "m" not in router.direct
-    router.end_trial("m")
+    router.end_trial(("m",))
     assert router.direct == {"m": pair[1].account}
 
 
 async def test_a_request_on_the_new_version_pins_the_old_one_too(router: Router, pair: Any) -> None:
     """Both in one step: the new one is asked, the old one stands by and cannot be drained."""
-    router.try_out("m", TRIAL, 1.0)
+    router.try_out({"m": TRIAL}, 1.0)
     pinned = router.pin_request(REQUEST, "m", None)
     assert (pinned.account, pinned.standby, pinned.copy) == (pair[1].account, pair[0].account, None)
     assert (kinds(pair[1]), kinds(pair[0])) == (["request"], ["fallback"])
@@ -306,7 +306,7 @@ async def test_nobody_stands_by_for_the_old_version_or_without_fallback(
     router: Router, pair: Any, trial: Trial, share: float
 ) -> None:
     """A request holds one version where there is nothing to fall back to."""
-    router.try_out("m", trial, share)
+    router.try_out({"m": trial}, share)
     pinned = router.pin_request(REQUEST, "m", "key")
     assert (pinned.account, pinned.standby, pinned.standby_ref) == (pair[int(share)].account, None, None)
     assert kinds(pair[0]) + kinds(pair[1]) == ["request"]
@@ -314,14 +314,14 @@ async def test_nobody_stands_by_for_the_old_version_or_without_fallback(
 
 async def test_a_lease_on_trial_pins_one_version(router: Router, pair: Any) -> None:
     """Only a request can be answered by somebody else."""
-    router.try_out("m", TRIAL, 1.0)
+    router.try_out({"m": TRIAL}, 1.0)
     router.pin(USE, "m")
     assert (kinds(pair[0]), kinds(pair[1])) == ([], ["lease"])
 
 
 async def test_an_old_version_that_is_shut_does_not_stand_by(router: Router, pair: Any) -> None:
     """Its account refuses: the new one answers alone, and nothing is held of the old one."""
-    router.try_out("m", TRIAL, 1.0)
+    router.try_out({"m": TRIAL}, 1.0)
     pair[0].account.shut()
     pinned = router.pin_request(REQUEST, "m", None)
     assert (pinned.account, pinned.standby, kinds(pair[0])) == (pair[1].account, None, [])
@@ -329,7 +329,7 @@ async def test_an_old_version_that_is_shut_does_not_stand_by(router: Router, pai
 
 async def test_the_same_key_finds_the_same_version(router: Router, pair: Any) -> None:
     """For requests, pins and leases alike, again and again."""
-    router.try_out("m", TRIAL, 0.5)
+    router.try_out({"m": TRIAL}, 0.5)
     for key in map(str, range(50)):
         found = {router.pin_request(REQUEST, "m", key).account.owner.key.version for _ in range(5)}
         found |= {router.pin(USE, "m", key=key)[0].owner.key.version for _ in range(5)}
@@ -338,7 +338,7 @@ async def test_the_same_key_finds_the_same_version(router: Router, pair: Any) ->
 
 async def test_a_copy_is_noted_for_its_share_of_the_requests(router: Router, pair: Any) -> None:
     """In a shadow the old version has all requests; of a tenth the new one is to get a copy, and is not held for it."""
-    router.try_out("m", Trial("2", "1", "salt", copied=0.1), 0.0)
+    router.try_out({"m": Trial("2", "1", "salt", copied=0.1)}, 0.0)
     pins = [router.pin_request(REQUEST, "m", str(number)) for number in range(1_000)]
     assert {pin.account for pin in pins} == {pair[0].account}
     copies = [pin.copy for pin in pins if pin.copy is not None]
@@ -351,10 +351,11 @@ async def test_a_copy_is_noted_for_its_share_of_the_requests(router: Router, pai
 async def test_a_version_of_a_trial_leaves_its_traffic_to_the_other_one(router: Router, pair: Any, gone: int) -> None:
     """Not to the youngest version of the model; and with one of the two shut nothing can be tried."""
     router.opened(loaded("3"))
-    router.try_out("m", TRIAL, float(gone))
+    router.try_out({"m": TRIAL}, float(gone))
     router.shut(pair[gone])
     assert router.active("m") == "21"[gone]
-    assert not router.try_out("m", TRIAL, 0.5)
+    with pytest.raises(NotReady):
+        router.try_out({"m": TRIAL}, 0.5)
     assert router.share(VersionKey("m", "21"[gone])) == 1.0
 
 
@@ -373,7 +374,7 @@ async def test_a_trial_is_told_once_for_each_change_of_shares(router: Router, pa
     """With every version's share; the end of a trial moves nothing and is no news."""
     async with Events(bus, 100) as events:
         for share in (0.25, 0.25, 1.0):
-            router.try_out("m", TRIAL, share)
-        router.end_trial("m")
+            router.try_out({"m": TRIAL}, share)
+        router.end_trial(("m",))
         told = [event.detail for event in events._unread]
     assert told == [{"to": "1", "shares": {"2": 0.25, "1": 0.75}}, {"to": "2", "shares": {"2": 1.0}}]

@@ -11,8 +11,9 @@ from changeover.runtime.slots import Slots
 class Order:
     """A contender that notes when its turn comes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *models: str) -> None:
         self.name = name
+        self.models = models or ("m",)
         self.begun = 0
 
     def begin(self) -> None:
@@ -24,9 +25,9 @@ class Order:
 
 def entered(slots: Slots[Order], model: str, *names: str) -> list[Order]:
     """Let contenders enter, in this order."""
-    orders = [Order(name) for name in names]
+    orders = [Order(name, model) for name in names]
     for order in orders:
-        slots.enter(model, order)
+        slots.enter(order)
     return orders
 
 
@@ -42,20 +43,20 @@ def test_who_leaves_gives_the_slot_to_the_next_in_line() -> None:
     """In the order of their coming; the last one leaves nothing behind."""
     slots: Slots[Order] = Slots()
     a, b, c = entered(slots, "m", "a", "b", "c")
-    slots.leave("m", a)
+    slots.leave(a)
     assert (slots.holder("m"), slots.waiting("m"), b.begun) == (b, (c,), 1)
-    slots.leave("m", b)
-    slots.leave("m", c)
+    slots.leave(b)
+    slots.leave(c)
     assert (slots.holder("m"), slots.waiting("m"), slots.everybody()) == (None, (), ())
-    assert (slots._holders, slots._waiting) == ({}, {})
+    assert (slots._holders, slots._line) == ({}, [])
 
 
 def test_who_leaves_the_line_is_never_begun() -> None:
     """The others keep their order."""
     slots: Slots[Order] = Slots()
     a, b, c = entered(slots, "m", "a", "b", "c")
-    slots.leave("m", b)
-    slots.leave("m", a)
+    slots.leave(b)
+    slots.leave(a)
     assert (slots.holder("m"), b.begun, c.begun) == (c, 0, 1)
 
 
@@ -63,10 +64,9 @@ def test_leaving_twice_changes_nothing() -> None:
     """Nor does leaving without having entered."""
     slots: Slots[Order] = Slots()
     a, b = entered(slots, "m", "a", "b")
-    slots.leave("m", a)
-    slots.leave("m", a)
-    slots.leave("m", Order("stranger"))
-    slots.leave("other", b)
+    slots.leave(a)
+    slots.leave(a)
+    slots.leave(Order("stranger"))
     assert (slots.holder("m"), b.begun) == (b, 1)
 
 
@@ -74,11 +74,11 @@ def test_a_slot_is_taken_back_only_where_it_is_free() -> None:
     """A swap behind its pivot that is turned round needs it again, and must not push anybody out."""
     slots: Slots[Order] = Slots()
     a, b = entered(slots, "m", "a", "b")
-    assert slots.take_back("m", a)
-    slots.leave("m", a)
-    assert not slots.take_back("m", a)
-    slots.leave("m", b)
-    assert slots.take_back("m", a)
+    assert slots.take_back(a)
+    slots.leave(a)
+    assert not slots.take_back(a)
+    slots.leave(b)
+    assert slots.take_back(a)
     assert (slots.holder("m"), a.begun) == (a, 1)
 
 
@@ -94,7 +94,7 @@ def test_everybody_is_the_line_from_its_end_and_then_the_holders() -> None:
     slots: Slots[Order] = Slots()
     a, b, c = entered(slots, "m", "a", "b", "c")
     d, e = entered(slots, "n", "d", "e")
-    assert slots.everybody() == (c, b, e, a, d)
+    assert slots.everybody() == (e, c, b, a, d)
 
 
 def test_a_turn_may_end_in_the_moment_in_which_it_begins() -> None:
@@ -104,13 +104,13 @@ def test_a_turn_may_end_in_the_moment_in_which_it_begins() -> None:
     class Hasty(Order):
         def begin(self) -> None:
             super().begin()
-            slots.leave("m", self)
+            slots.leave(self)
 
     first, last = Order("first"), Order("last")
     hasty = [Hasty(str(number)) for number in range(3)]
     for order in (first, *hasty, last):
-        slots.enter("m", order)
-    slots.leave("m", first)
+        slots.enter(order)
+    slots.leave(first)
     assert (slots.holder("m"), [order.begun for order in (*hasty, last)]) == (last, [1, 1, 1, 1])
     assert slots.waiting("m") == ()
 
@@ -124,10 +124,10 @@ def test_turns_come_once_and_in_order(moves: list[tuple[str, int]]) -> None:
     for number, (model, leaves) in enumerate(moves):
         line = there[model]
         if leaves < 0 or not line:
-            line.append(Order(str(number)))
-            slots.enter(model, line[-1])
+            line.append(Order(str(number), model))
+            slots.enter(line[-1])
         else:
-            slots.leave(model, line.pop(leaves % len(line)))
+            slots.leave(line.pop(leaves % len(line)))
         assert slots.holder(model) is (line[0] if line else None)
         assert slots.waiting(model) == tuple(line[1:])
         assert [order.begun for order in line] == [1, *[0] * (len(line) - 1)][: len(line)]

@@ -1,0 +1,222 @@
+"""One request of a set, and where the answers of the set come in: the parts of `gathering.py`.
+
+A `Member` owns its reference until that is with a worker, and that of the version which stands by. `Arrivals` is filled
+from any thread, and wakes whoever waits, once; neither spawns anything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from changeover.core.ledger import Account
+from changeover.core.messages import RefId
+from changeover.core.snapshots import Reply
+from changeover.core.values import VersionKey
+from changeover.errors import CallerError, ChangeoverError, LeaseRevoked, Ran
+from changeover.runtime.inference import Asking, InferenceWorld, not_admitted
+from changeover.runtime.loaded import LoadedModel
+from changeover.runtime.router import Pinned
+from changeover.runtime.worker import Replies, Request
+
+
+class Arrivals:
+    """Where the answers of one set come in, from any thread; whoever waits for them is woken once, and looks himself."""
+
+    __slots__ = ("_now", "_sleepers", "come")
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Begin empty; `now` is the engine's clock."""
+        self._now = now
+        self._sleepers: list[Request] = []
+        self.come: deque[tuple[Request, float]] = deque()
+        """What was answered, and when, and was not looked at yet."""
+
+    # --- any thread ---
+
+    def take(self, request: Request) -> None:
+        """Take an answered request in."""
+        self.come.append((request, self._now()))
+
+    def knock(self) -> None:
+        """Wake whoever waits."""
+        try:
+            sleeper = self._sleepers.pop()
+        except IndexError:
+            return  # nobody sleeps; who is about to looks first
+        sleeper.home.take(sleeper)
+        sleeper.home.knock()
+
+    # --- where the caller waits ---
+
+    def may_sleep(self, sleeper: Request) -> bool:
+        """Have `sleeper` taken home with the next answer; False, and nothing of it is left, where one is here."""
+        self._sleepers.append(sleeper)  # announce, then look: in the other order an answer could come in between
+        return not (self.come and self.get_up(sleeper))
+
+    def get_up(self, sleeper: Request) -> bool:
+        """Take `sleeper` back; False where a thread is waking it."""
+        try:
+            self._sleepers.remove(sleeper)
+        except ValueError:
+            return False
+        return True
+
+
+class Member(Asking):
+    """The request to one model of a set: to be asked, with a worker, or answered."""
+
+    __slots__ = ("_arrivals", "_due", "_request", "_rows", "has_stood_in", "reply", "salt")
+
+    def __init__(
+        self, world: InferenceWorld, home: Replies, arrivals: Arrivals, model: str, inputs: Mapping[str, Any]
+    ) -> None:
+        """Ask nobody yet; the answer of a worker goes to `arrivals`."""
+        super().__init__(world, home, None, model, inputs, None, None)
+        self._arrivals = arrivals
+        self._due: tuple[Account, RefId] | None = None
+        """Whom to ask, pinned."""
+        self._request: Request | None = None
+        """What a worker has, or will have."""
+        self._rows = 0
+        self.reply: Reply | None = None
+        self.salt: str | None = None
+        """Of the trial in which another version may stand in for the one that was picked; None: there is none."""
+        self.has_stood_in = False
+        """Whether it is the other one that was asked."""
+
+    # --- how it is ---
+
+    @property
+    def is_due(self) -> bool:
+        """Whether somebody has to be asked."""
+        return self._due is not None
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether that is done right here."""
+        return self._due is not None and self._due[0].owner.inline
+
+    @property
+    def request(self) -> Request | None:
+        """What a worker has, or will have."""
+        return self._request
+
+    @property
+    def can_stand_in(self) -> bool:
+        """Whether the version before is held for it."""
+        return self._pinned is not None and self._pinned.standby is not None
+
+    @property
+    def model(self) -> str:
+        """Whom it asks."""
+        return self._model
+
+    @property
+    def key(self) -> VersionKey:
+        """The version that was asked last, or is to be."""
+        assert self._pinned is not None, "a version was picked"
+        account = self._request.account if self._request is not None else self._pinned.account
+        key: VersionKey = account.owner.key
+        return key
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a version may have run it in vain."""
+        return self._failure is not None and self._failure.ran != "no"
+
+    # --- what is done with it ---
+
+    def hold(self, pinned: Pinned, salt: str | None, began_s: float) -> None:
+        """Begin, anew perhaps, with what was pinned."""
+        self._pinned, self.salt, self._began_s = pinned, salt, began_s
+        self._due = pinned.account, pinned.ref
+        self._meter = pinned.account.owner.meter  # for good: the saga may take it off at any moment
+        self._failure, self.reply, self.has_stood_in = None, None, False
+
+    def check(self) -> None:
+        """Check the inputs by whom is to be asked; raises `InvalidInput`."""
+        assert self._due is not None, "somebody is to be asked"
+        self._rows = self._due[0].owner.check(self._inputs)
+        self._inputs = dict(self._inputs)  # what was checked is what is run, whatever the caller does next
+
+    def ask(self) -> None:
+        """Call an inline model right here, or put the request into the version's lane; raises what comes of that."""
+        assert self._due is not None, "somebody is to be asked"
+        (account, ref), self._due = self._due, None
+        loaded: LoadedModel = account.owner
+        if loaded.inline and not loaded.lane.halted and loaded.take_turn():
+            try:
+                reply = Reply(loaded.predict(dict(self._inputs), has_turn=True), loaded.key.version)
+            finally:
+                loaded.end_turn()
+                account.release(ref)
+            self.answer(reply, self._world.now())
+            return
+        request = Request(account, ref, self._inputs, self._rows, self._world.now(), self._arrivals, self)
+        aside = loaded.inline and not loaded.lane.halted
+        if self._world.host.run_aside(loaded, request) if aside else loaded.lane.offer(request):
+            self._request = request
+            return
+        account.release(ref)
+        raise not_admitted(loaded)
+
+    def answer(self, reply: Reply, at_s: float) -> None:
+        """Keep an answer, which came at engine time `at_s`."""
+        reply.fell_back = self.has_stood_in
+        self._request, self.reply = None, reply
+        self.note(at_s, failed=False)
+
+    def fail(self, error: ChangeoverError, at_s: float) -> None:
+        """Keep in mind how it failed."""
+        self._request = None
+        if not isinstance(error, LeaseRevoked | CallerError):  # which say nothing of the model
+            self.note(at_s, failed=True)
+        self._write_down(error)
+
+    def told(self) -> ChangeoverError:
+        """Return what the caller is told of it, and keep that no more."""
+        return self._told()
+
+    def note(self, at_s: float, *, failed: bool) -> None:
+        """Write an end down where the version is being compared; of who stands in it would say nothing."""
+        if self._meter is not None and not self.has_stood_in:
+            self._meter.note(at_s, at_s - self._began_s, failed=failed)
+
+    def stand_in(self) -> None:
+        """Have the version before asked, whatever became of the one on trial."""
+        pinned = self._pinned
+        assert pinned is not None, "there is a trial"
+        (standby, ref), pinned.standby = (pinned.standby, pinned.standby_ref), None
+        self.let_go()
+        assert standby is not None, "it is held"
+        assert ref is not None, "it is held"
+        if self._meter is not None:
+            self._meter.note_fallback()
+        self._due, self.reply, self.salt, self.has_stood_in = (standby, ref), None, None, True
+
+    def settle(self) -> None:
+        """Let go of the version before: the trial's own answers count."""
+        self.salt = None
+        self._dismiss()
+
+    def let_go(self) -> Ran:
+        """Go away without an answer: what is queued never runs, what runs keeps its version until it is done.
+
+        Returns what is known of whether it was run.
+        """
+        ran: Ran = "yes" if self.reply is not None else "no"
+        if self._due is not None:
+            (account, ref), self._due = self._due, None
+            account.release(ref)
+        if self._request is not None:
+            request, self._request = self._request, None
+            request.waiter = None
+            if request.account.owner.lane.withdraw(request):
+                request.withdrawn = True
+                request.account.release(request.ref)
+            else:
+                ran = "unknown"
+        self._dismiss()
+        return ran

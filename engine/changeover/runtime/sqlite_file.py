@@ -1,0 +1,288 @@
+"""One journal file, as the journal's thread sees it: opened, written, tidied, closed.
+
+Owns the connection and the lock. Blocks; all of it runs in that one thread, and nobody else may hold on to it: SQLite
+would spoil the file when a forked child closes its copy. A failed write leaves nothing of itself behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from changeover.core.records import HISTORY_MAX, Entry, Kept, SetAside, SwapRow
+from changeover.errors import JournalFailed
+from changeover.runtime import sqlite_schema
+from changeover.runtime.file_lock import FileLock, in_use, sqlite_has
+from changeover.runtime.sqlite_schema import BESIDE, Damaged
+
+logger = logging.getLogger("changeover")
+
+PRUNE_EVERY = 1_000
+"""After so many rows of ended swaps the oldest are forgotten: that reads the whole table (10 ms)."""
+LOG_BYTES_MAX = 4 * 1024 * 1024
+"""A longer write-ahead log is moved into the database."""
+CHECKING_KIB = 16 * 1024
+"""So much of the file is kept in memory while it is opened."""
+BUSY_S = 1.0
+"""How long somebody who only looks into the file, by `sqlite3` say, may keep it from us."""
+
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_READONLY: "let this process write to it and to its folder",
+    sqlite3.SQLITE_PERM: "let this process write to it and to its folder",
+    sqlite3.SQLITE_CANTOPEN: "let this process write to it and to its folder",
+    sqlite3.SQLITE_IOERR: "look at its disk",
+}
+
+
+class SqliteFile:
+    """A journal file, which is opened once and closed once."""
+
+    def __init__(self, path: Path, durability: Literal["process", "power"], wall: Callable[[], float]) -> None:
+        """Take it as not open yet; links are followed, because what lies beside it lies beside the file itself."""
+        self._path = Path(os.path.realpath(path))
+        self._log = self._path.with_name(self._path.name + "-wal")
+        self._synchronous = "FULL" if durability == "power" else "NORMAL"
+        self._wall = wall
+        self._lock: FileLock | None = None
+        self._db: sqlite3.Connection | None = None
+        self._cut_at: int | None = None
+        self._ended_count = 0
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> Kept:
+        """Open it and return what it holds; raises `JournalInUse` and `JournalFailed`, and is closed then."""
+        try:
+            self._refuse_what_cannot_work()
+            self._lock = FileLock(self._path)
+            try:
+                return self._read()
+            except Damaged as damage:
+                aside = self._set_aside(damage)
+            return attrs.evolve(self._read(), set_aside=aside)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, JournalFailed) or not isinstance(error, Exception):
+                raise
+            raise _failed(self._path, "opened", error) from error
+
+    def _refuse_what_cannot_work(self) -> None:
+        if not self._path.parent.is_dir():
+            raise JournalFailed(f"the journal {self._path} has no folder to lie in; make {self._path.parent}")
+        if self._path.is_dir():
+            raise JournalFailed(f"the journal {self._path} is a folder; name a file in it")
+
+    def _read(self) -> Kept:
+        """Connect, check everything, and return it; raises `Damaged` for what is to be set aside."""
+        new = sqlite_schema.is_new(self._path)
+        if not new and self._path.stat().st_nlink > 1:
+            # Each name has a write-ahead log of its own: after a crash the wrong one would lose what is in the other.
+            if sqlite_has(self._path):
+                raise in_use(self._path, "another engine, under another name of the same file")
+            raise JournalFailed(f"the journal {self._path} has another name (a hard link); remove one of the two")
+        try:
+            db = self._connect(new=new)
+            db.execute(f"PRAGMA cache_size = {-CHECKING_KIB}")  # what was checked is not read again
+            sqlite_schema.check(db)
+            kept = _content(db)
+            ended_count = sum(row.ended for row in kept.swaps)
+            db.execute("BEGIN IMMEDIATE")  # which also finds out whether it may be written
+            if ended_count > HISTORY_MAX:
+                db.execute(sqlite_schema.FORGET_ENDED, (HISTORY_MAX,))
+                kept = _content(db)
+            db.execute("COMMIT")
+            _empty_log(db)
+            db.execute("PRAGMA cache_size = -2000")  # SQLite's own
+            db.execute("PRAGMA shrink_memory")
+        except sqlite3.DatabaseError as error:
+            if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+                raise Damaged(f"SQLite says: {error}") from error
+            raise
+        return kept
+
+    def _connect(self, *, new: bool) -> sqlite3.Connection:
+        """Connect to the file, and to no other that takes its place; it is this connection's alone from then on."""
+        mode = "rwc" if new else "rw"
+        db = sqlite3.connect(f"{self._path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_S)
+        self._db = db
+        if new:  # before there is a log, so that whose file it is stands in the file itself from the first moment on
+            sqlite_schema.bring_up_to_date(db, new=True)
+            assert self._lock is not None
+            self._lock.claim()
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # `tidy` does it, where its errors are seen, and nobody waits
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise JournalFailed(f"the journal {self._path} cannot have a write-ahead log; name a file on another disk")
+        sqlite_schema.bring_up_to_date(db, new=False)
+        return db
+
+    def _set_aside(self, damage: Damaged) -> SetAside:
+        """Rename the file and what belongs to it, then let go of it."""
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._wall()))
+        name = plain = f"{self._path.name}.{damage.kind}-{stamp}"
+        count = 1
+        while any(os.path.lexists(self._path.with_name(name + end)) for end in BESIDE):
+            count += 1
+            name = f"{plain}-{count}"
+        if os.name == "nt":  # which renames no file that is open
+            self._disconnect()
+        # The database first: killed in between, the log without its database is set aside by the next engine.
+        for end in BESIDE:
+            with suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + end).rename(self._path.with_name(name + end))
+        # Only now: SQLite sees that the file was moved, and neither moves the log into it nor deletes the log.
+        self._disconnect()
+        aside = SetAside(str(self._path.with_name(name)), str(damage))
+        logger.error(
+            "the journal %s cannot be used: %s; it was set aside as %s, and an empty one takes its place",
+            self._path, aside.reason, aside.path,
+        )  # fmt: skip
+        return aside
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, entry: Entry) -> None:
+        """Keep an entry for good; raises `JournalFailed`, and nothing of it is kept, now or later."""
+
+        def keep(db: sqlite3.Connection) -> None:
+            for row in entry.swaps:
+                db.execute(sqlite_schema.KEEP_SWAP, (row.id, int(row.ended), row.record))
+            for model, record in entry.desired.items():
+                if record is None:
+                    db.execute(sqlite_schema.FORGET_DESIRED, (model,))
+                else:
+                    db.execute(sqlite_schema.KEEP_DESIRED, (model, record))
+
+        try:
+            self._commit(keep)
+        except Exception as error:
+            raise _failed(self._path, "written", error) from error
+        self._ended_count += sum(row.ended for row in entry.swaps)
+
+    def tidy(self) -> None:
+        """Forget the oldest swaps and move the log into the database, where it is time for that; never raises."""
+        try:
+            if self._ended_count >= PRUNE_EVERY:
+                self._commit(lambda db: db.execute(sqlite_schema.FORGET_ENDED, (HISTORY_MAX,)))
+                self._ended_count = 0
+            if self._db is not None and self._log_bytes() > LOG_BYTES_MAX:
+                _empty_log(self._db)
+        except Exception as error:  # noqa: BLE001 - all is kept already; the next write says what is wrong
+            logger.warning("the journal %s could not be tidied: %s", self._path, error)
+            self._disconnect()  # see `_take_back`: also after a checkpoint no second fsync can be trusted
+
+    def close(self) -> None:
+        """Move the log into the database where that can be done, and let go; never raises."""
+        self._disconnect()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _commit(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do `work` in one transaction; whatever it raises, nothing of it is left, and the next one connects anew."""
+        db = self._db or self._reconnect()
+        end = self._log_bytes()  # exactly: the log is emptied whenever one connects, and cut where a write has failed
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            work(db)
+            db.execute("COMMIT")
+        except BaseException:
+            self._take_back(end)
+            raise
+
+    def _take_back(self, end: int) -> None:
+        """Undo a transaction that failed, also what it has put into the log; then disconnect.
+
+        Where only the fsync failed, the log ends with a whole transaction, which the next to open the file would
+        believe: so the log is cut. And the kernel drops what it could not write and reports success the next time
+        (Linux; "fsyncgate"), so nothing that this connection knows of the log is trusted: another one reads it again,
+        with its checksums.
+        """
+        self._cut_at = end
+        try:
+            self._cut()
+        except OSError as error:
+            logger.warning("the journal %s cannot be cut to what is kept: %s", self._path, error)
+        self._disconnect()
+
+    def _cut(self) -> None:
+        """Take from the log what failed; raises where that fails, and is tried again before one connects."""
+        if self._cut_at is not None and self._log_bytes() > self._cut_at:
+            fd = os.open(self._log, os.O_RDWR)
+            try:
+                os.ftruncate(fd, self._cut_at)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._cut_at = None
+
+    def _reconnect(self) -> sqlite3.Connection:
+        self._cut()
+        try:
+            db = self._connect(new=False)
+            _empty_log(db)
+        except BaseException:
+            self._disconnect()
+            raise
+        return db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):
+                db.close()  # checkpoints, and deletes the log if that could be done
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def _empty_log(db: sqlite3.Connection) -> None:
+    """Move the log into the database, durably, and make it empty."""
+    (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:  # nobody else can read it
+        raise sqlite3.OperationalError("the write-ahead log could not be moved into the database")
+
+
+def _content(db: sqlite3.Connection) -> Kept:
+    """Return all that it holds; raises `Damaged` for a row that no journal has written."""
+    swaps: list[SwapRow] = []
+    for key, ended, record in db.execute("SELECT id, ended, record FROM swap ORDER BY seq").fetchall():
+        if type(key) is not str or type(ended) is not int or type(record) is not bytes:
+            raise Damaged("a row of its table swap is of another kind")
+        swaps.append(SwapRow(key, bool(ended), record))
+    desired = dict(db.execute("SELECT model, record FROM desired").fetchall())
+    if any(type(model) is not str or type(record) is not bytes for model, record in desired.items()):
+        raise Damaged("a row of its table desired is of another kind")
+    return Kept(tuple(swaps), desired)
+
+
+def _code(error: BaseException) -> int:
+    """Return SQLite's primary result code; 0 where the error is not SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _failed(path: Path, done: str, error: Exception) -> JournalFailed:
+    """Return the error that names the file and the way out."""
+    if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return in_use(path, "another program")
+    hint = _HINTS.get(_code(error))
+    if isinstance(error, PermissionError):
+        hint = _HINTS[sqlite3.SQLITE_PERM]
+    return JournalFailed(f"the journal {path} could not be {done}: {error}" + (f"; {hint}" if hint else ""))

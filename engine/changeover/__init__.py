@@ -35,6 +35,7 @@ from changeover.runtime.calls import Engine as Engine
 from changeover.runtime.engine import open_engine as open_engine
 from changeover.runtime.events import Events as Events
 from changeover.runtime.lease import Lease as Lease
+from changeover.runtime.many import Leases as Leases
 from changeover.runtime.references import ReferenceTracker as ReferenceTracker
 from changeover.runtime.references import RequestTracker as RequestTracker
 from changeover.signals import drain_on_sigterm as drain_on_sigterm
@@ -53,6 +54,7 @@ __all__ = [
     "Guard",
     "Holder",
     "Lease",
+    "Leases",
     "ModelPolicy",
     "ReferenceStatistics",
     "ReferenceTracker",

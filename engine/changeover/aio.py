@@ -11,24 +11,22 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from changeover.core.checks import seconds
 from changeover.core.shift import Shift
-from changeover.core.snapshots import DrainOutcome, Event, EventsDropped, Reply, SwapOperation, WaitOutcome
+from changeover.core.snapshots import DrainOutcome, Reply, SwapOperation, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
 from changeover.errors import Evicted
-from changeover.runtime.aio_parts import Deadline, Homes
+from changeover.runtime.aio_parts import Chunks, Deadline, Events, Homes
 from changeover.runtime.aio_stay import Bell, OnAsyncio, TaskStay, running_loop
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
-from changeover.runtime.feed import ENDED, Feed
-from changeover.runtime.inference import UntilReady, begun
+from changeover.runtime.feed import Feed
+from changeover.runtime.inference import begun
 from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
-from changeover.runtime.streaming import Stream
 
 __all__ = ["Chunks", "Engine", "Events", "open_engine"]
 
@@ -153,6 +151,37 @@ class Engine(Seated):
                 deadline.end()
         return inference.reply
 
+    async def infer_many(
+        self, requests: Mapping[str, Mapping[str, Any]], *, key: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Reply]:
+        """Answer one request to each of several models, all by versions of one moment, as `lease_many` pins them.
+
+        Workers answer at the same time, inline models one after the other. Where the version on trial of a swap fails,
+        all models of that swap are answered by the versions before; where one goes before it has begun, the set begins
+        anew. One that fails otherwise is raised, with a note that names its model, and the others are left.
+
+        `timeout_s` is for the whole. Cancelled, what is queued never runs, and what runs keeps its version until its
+        thread is done. Raises `InvalidValue` and what `infer` does.
+        """
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s)
+        loop = running_loop()
+        gathering = self._gathering(self._homes.of(loop), None, requests, key)
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = await begun(gathering.begin, self._until_ready)
+                while request is not None:
+                    request.waiter = future = loop.create_future()
+                    try:
+                        await future
+                    except BaseException:
+                        gathering.leave(request)
+                        raise
+                    request = await begun(partial(gathering.next, request), self._until_ready)
+        except TimeoutError:
+            raise gathering.timed_out(timeout_s or 0.0) from None
+        return gathering.replies
+
     def infer_stream(
         self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
     ) -> Chunks:
@@ -237,81 +266,6 @@ class Engine(Seated):
 
     async def _until_ready(self, model: str, version: str | None) -> None:
         await self._send(partial(self._until_ready_there, model, version))
-
-
-class Chunks:
-    """A streamed answer; entered and read by one task."""
-
-    def __init__(self, stream: Stream, until_ready: UntilReady) -> None:
-        """Hold nothing yet; `until_ready` waits for a version that was evicted."""
-        self._stream = stream
-        self._until_ready = until_ready
-
-    async def __aenter__(self) -> Self:
-        """Pick and pin a version; raises `InvalidInput` and what `lease` raises. Cancelled, it holds nothing."""
-        await begun(self._stream.open, self._until_ready)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let the version go; what is being computed is finished first, in its own thread."""
-        self._stream.close()
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> Reply:
-        """Return the next chunk; cancelled, the stream has ended.
-
-        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
-        """
-        request = self._stream.pull(None)
-        while request is not None:
-            request.waiter = future = running_loop().create_future()
-            try:
-                await future
-            except BaseException:
-                self._stream.leave(request)
-                raise
-            request = self._stream.take(request)
-        if self._stream.chunk is None:
-            raise StopAsyncIteration
-        return self._stream.chunk
-
-
-class Events:
-    """One reader: `async with engine.events() as events: async for event in events`."""
-
-    def __init__(self, feed: Feed) -> None:
-        """Read from `feed`."""
-        self._feed = feed
-
-    async def __aenter__(self) -> Self:
-        """Begin to listen."""
-        self._feed.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop listening."""
-        self._feed.stop()
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> Event | EventsDropped:
-        """Return the next event, or what was dropped before it; cancelled, no event is lost. Ends with the engine."""
-        while (event := self._feed.take()) is None:
-            bell = Bell(running_loop())
-            self._feed.call(bell.ring_soon)
-            await bell.rung()
-        if event == ENDED:
-            raise StopAsyncIteration
-        return event
 
 
 @asynccontextmanager

@@ -140,6 +140,41 @@ class Engine(Seated):
             # else the gate was opened, late, for the request before this one
         return inference.reply
 
+    def infer_many(
+        self, requests: Mapping[str, Mapping[str, Any]], *, key: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Reply]:
+        """Answer one request to each of several models, all by versions of one moment, as `lease_many` pins them.
+
+        Workers answer at the same time, inline models one after the other. Where the version on trial of a swap fails,
+        all models of that swap are answered by the versions before; where one goes before it has begun, the set begins
+        anew. One that fails otherwise is raised, with a note that names its model, and the others are left.
+
+        `timeout_s` is for the whole. Interrupted, what is queued never runs, and what runs keeps its version until its
+        thread is done. Raises `InvalidValue` and what `infer` does.
+        """
+        until_s = None
+        if timeout_s is not None:
+            until_s = self._ports.clock.now() + seconds("timeout_s", timeout_s)
+        gate = threading.Lock()
+        gate.acquire()
+        gathering = self._gathering(self._home, gate, requests, key)
+
+        def timed_out() -> RequestTimeout:
+            return gathering.timed_out(timeout_s or 0.0)
+
+        request = self._begun(gathering.begin, timed_out, until_s)
+        while request is not None:
+            try:
+                in_time = self._pass(gate, until_s)
+            except BaseException:
+                gathering.leave(request)
+                raise
+            if not in_time:
+                gathering.leave(request)
+                raise timed_out()
+            request = self._begun(partial(gathering.next, request), timed_out, until_s)
+        return gathering.replies
+
     def infer_stream(
         self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
     ) -> Chunks:

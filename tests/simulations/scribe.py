@@ -44,6 +44,11 @@ class Scribe:
             self.ordered.append(number)
             self.journal.write(entry(number), self._ear(number))
 
+    async def close(self) -> None:
+        """Close the journal; fails, where that would hang for ever."""
+        with trio.fail_after(1_000):
+            await self.journal.close()
+
     def _ear(self, number: int) -> Callable[[Exception | None], None]:
         def hear(error: Exception | None) -> None:
             assert number not in [which for which, _, _ in self.heard], "delivered twice"

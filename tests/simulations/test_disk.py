@@ -37,7 +37,7 @@ async def test_what_lies_on_the_disk_outlives_its_engines(autojump_clock: Any) -
         for each in (first, second, third):
             rows.apply(each)
             scribe.journal.write(each, lambda error: None)
-        await scribe.journal.close()
+        await scribe.close()
         assert await world.disk.journal().open() == rows.kept() == world.disk.kept()
         assert world.disk.entries == (first, second, third)
     assert [row.id for row in rows.kept().swaps] == ["a", "b"]
@@ -87,7 +87,7 @@ async def test_one_engine_at_a_time(autojump_clock: Any) -> None:
         with pytest.raises(JournalInUse):
             await scribe.journal.open()
         scribe.write(0)
-        await scribe.journal.close()
+        await scribe.close()
         assert numbers(world.disk.entries) == [0]
         await second.open()
         with pytest.raises(JournalInUse):
@@ -111,11 +111,11 @@ async def test_closing_writes_what_was_ordered(autojump_clock: Any) -> None:
     async with one_scribe() as (world, scribe), trio.open_nursery() as nursery:
         world.durations["journal"] = 2.0
         scribe.write(0, 1)
-        nursery.start_soon(scribe.journal.close)
+        nursery.start_soon(scribe.close)
         await trio.sleep(3)
         with pytest.raises(JournalInUse):
             await world.disk.journal().open()
-        await scribe.journal.close()
+        await scribe.close()
         assert scribe.delivered == [0, 1]
         assert world.disk.synced == 2
         await world.disk.journal().open()
@@ -127,7 +127,7 @@ async def test_a_closing_that_is_cancelled_goes_on(autojump_clock: Any) -> None:
         world.durations["journal"] = 2.0
         scribe.write(0, 1)
         with trio.move_on_after(1) as scope:
-            await scribe.journal.close()
+            await scribe.close()
         assert scope.cancelled_caught
         await trio.sleep(10)
         assert scribe.delivered == [0, 1]
@@ -138,12 +138,12 @@ async def test_a_journal_that_is_not_open_keeps_nothing(autojump_clock: Any) -> 
     """An entry for a journal that was never opened, or is being closed, fails, and none of the others does."""
     async with one_scribe() as (world, scribe):
         other = Scribe(world.disk.journal())
-        await other.journal.close()
+        await other.close()
         other.write(7)
         scribe.write(0)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await scribe.journal.close()
+            await scribe.close()
         scribe.write(1)
         await settle()
         assert [how for _, how, _ in scribe.heard] == ["kept", "JournalFailed"]
@@ -163,7 +163,7 @@ async def test_with_process_every_so_many_entries_are_synced(autojump_clock: Any
             await settle()
             synced.append(world.disk.synced)
         assert synced == [0, 0, 3, 3, 3, 6, 6, 6]
-        await scribe.journal.close()
+        await scribe.close()
         assert world.disk.synced == 8
 
 
@@ -278,10 +278,10 @@ async def test_an_engine_may_be_killed_while_it_closes(autojump_clock: Any) -> N
     async with one_scribe() as (world, scribe), trio.open_nursery() as nursery:
         world.durations["journal"] = 2.0
         scribe.write(0)
-        nursery.start_soon(scribe.journal.close)
+        nursery.start_soon(scribe.close)
         await trio.sleep(1)
         world.disk.kill()
-        await scribe.journal.close()
+        await scribe.close()
         assert trio.current_time() == 1.0
         await world.disk.journal().open()
 
@@ -411,6 +411,9 @@ async def test_faults_can_be_switched_off(autojump_clock: Any) -> None:
         world.disk.fails(lambda each: True, "full")
         scribe.write(0)
         await trio.sleep(1)
+        world.disk.heal("slow", "fsync")
+        await trio.sleep(1)
+        assert scribe.heard == []
         world.disk.heal("hung", "slow")
         await settle()
         scribe.write(1)
@@ -477,7 +480,7 @@ async def test_every_prefix_of_a_run_can_be_started_from(autojump_clock: Any) ->
     """A disk with the first n entries stands where a kill behind the n-th had left it; in this world or another one."""
     async with one_scribe() as (world, scribe):
         scribe.write(*range(4))
-        await scribe.journal.close()
+        await scribe.close()
     for count in range(5):
         async with open_world() as another:
             another.disk = world.disk.after(count, another)

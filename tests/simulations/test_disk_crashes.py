@@ -118,9 +118,9 @@ def test_what_survives_is_a_prefix_with_all_that_was_delivered(acts: list[tuple[
 # --- every order of steps -------------------------------------------------------------------------------------------
 
 
-def search(program: Callable[[], Awaitable[object]]) -> None:
-    """Try every order with one step out of turn, and some hundred orders at random."""
-    for policy, schedules in ((Exhaustive(delays=1), 100_000), (RandomWalk(), 300)):
+def search(program: Callable[[], Awaitable[object]], delays: int = 3) -> None:
+    """Try every order with so many steps out of turn, and some hundred orders at random."""
+    for policy, schedules in ((Exhaustive(delays=delays), 100_000), (RandomWalk(), 300)):
         result = explore(program, policy=policy, schedules=schedules)
         assert result.failure is None, str(result.failure)
         assert result.exhausted or policy.samples
@@ -162,7 +162,7 @@ async def a_crash_at_any_moment() -> None:
 
 def test_a_crash_at_any_moment_leaves_what_was_delivered() -> None:
     """No order of opening, writing, delivering, closing and crashing breaks it, and the dead hear of nothing."""
-    search(a_crash_at_any_moment)
+    search(a_crash_at_any_moment, delays=1)
 
 
 async def two_want_the_disk() -> None:

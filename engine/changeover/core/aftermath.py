@@ -50,9 +50,7 @@ def _remedies(one: Facts) -> list[str]:
     if one.active is None:
         lines.append(f'await engine.load("{model}", "{old}") brings {one.old} back; its events say why it went')
     elif one.active == new:
-        lines.append(
-            f'await engine.swap("{model}", "{old}") goes back once {one.old} can be loaded; {one.new} serves on'
-        )
+        lines.append(f'{one.new} serves on until await engine.swap("{model}", "{old}") brings {one.old} back')
     if one.new_state is VersionState.QUARANTINED:
         lines.append(f'{one.new} goes when its last holder leaves: engine.who_holds("{model}", "{new}") names them')
     elif one.new_state is VersionState.UNLOADING:

@@ -1,7 +1,7 @@
-"""How the asyncio face waits: the way home for the answers of worker threads, and a deadline for those who wait.
+"""How the asyncio face waits: the way home for answers, a deadline, and the blocks of streams and events.
 
-`Homes` owns one `Replies` per loop and forgets those of closed loops; a `Deadline` owns its timer until `end`. Nothing
-here spawns a task or blocks.
+`Homes` owns one `Replies` per loop and forgets those of closed loops; a `Deadline` owns its timer until `end`. Chunks
+and events are read by one task. Nothing here spawns a task or blocks.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from changeover.runtime.aio_stay import go_on
+from changeover.core.snapshots import Event, EventsDropped, Reply
+from changeover.runtime.aio_stay import Bell, go_on, running_loop
+from changeover.runtime.feed import ENDED, Feed
+from changeover.runtime.inference import UntilReady, begun
+from changeover.runtime.streaming import Stream
 from changeover.runtime.worker import Replies
 
 
@@ -155,6 +160,81 @@ class Deadline:
         self._is_late = True
         if self._future is not None:
             go_on(self._future)
+
+
+class Chunks:
+    """A streamed answer; entered and read by one task."""
+
+    def __init__(self, stream: Stream, until_ready: UntilReady) -> None:
+        """Hold nothing yet; `until_ready` waits for a version that was evicted."""
+        self._stream = stream
+        self._until_ready = until_ready
+
+    async def __aenter__(self) -> Self:
+        """Pick and pin a version; raises `InvalidInput` and what `lease` raises. Cancelled, it holds nothing."""
+        await begun(self._stream.open, self._until_ready)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the version go; what is being computed is finished first, in its own thread."""
+        self._stream.close()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Reply:
+        """Return the next chunk; cancelled, the stream has ended.
+
+        Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
+        """
+        request = self._stream.pull(None)
+        while request is not None:
+            request.waiter = future = running_loop().create_future()
+            try:
+                await future
+            except BaseException:
+                self._stream.leave(request)
+                raise
+            request = self._stream.take(request)
+        if self._stream.chunk is None:
+            raise StopAsyncIteration
+        return self._stream.chunk
+
+
+class Events:
+    """One reader: `async with engine.events() as events: async for event in events`."""
+
+    def __init__(self, feed: Feed) -> None:
+        """Read from `feed`."""
+        self._feed = feed
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen."""
+        self._feed.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening."""
+        self._feed.stop()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event | EventsDropped:
+        """Return the next event, or what was dropped before it; cancelled, no event is lost. Ends with the engine."""
+        while (event := self._feed.take()) is None:
+            bell = Bell(running_loop())
+            self._feed.call(bell.ring_soon)
+            await bell.rung()
+        if event == ENDED:
+            raise StopAsyncIteration
+        return event
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ Owns the registry, router, host, versions and sagas of one engine; the tasks are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -24,10 +24,12 @@ from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError, Evicted, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
 from changeover.runtime.desires import Desires
 from changeover.runtime.events import Bus
+from changeover.runtime.gathering import Gathering
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
 from changeover.runtime.mailbox import twin
+from changeover.runtime.many import Leases
 from changeover.runtime.orders import LoadOrder
 from changeover.runtime.ports import Journal, Ports
 from changeover.runtime.references import ReferenceTracker, ReferenceWorld
@@ -113,6 +115,7 @@ class EngineBase:
         self._lease_kind = DebugLease if settings.debug_references else Lease
         inference_world = InferenceWorld(self._router, self._host, ports.clock.now, where)
         self._inference = partial(Inference, inference_world)
+        self._gathering = partial(Gathering, inference_world)
         self._stream = partial(Stream, inference_world)
         self._lease_world = LeaseWorld(self._router, ports.clock.now, self._until_ready, blocks)
 
@@ -209,6 +212,27 @@ class EngineBase:
         if request_id is not None:
             text("request_id", request_id)
         return self._lease_kind(self._lease_world, model, (version, key, request_id, wait_s))
+
+    def lease_many(
+        self,
+        models: Iterable[str],
+        *,
+        key: str | None = None,
+        request_id: str | None = None,
+        wait_s: float | None = None,
+    ) -> Leases:
+        """Return leases of several models at one moment of the traffic: `with engine.lease_many(...) as leases`.
+
+        It maps each model to its lease; all are held or none. A swap of several of them is seen whole or not at all,
+        also while it tries its new versions out. `with`, `async with` and the options are as with `lease`. Raises
+        `InvalidValue`.
+        """
+        if wait_s is not None:
+            seconds("wait_s", wait_s)
+        if request_id is not None:
+            text("request_id", request_id)
+        debug = self._settings.debug_references
+        return Leases(self._lease_world, models, (None, key, request_id, wait_s), debug=debug)
 
     @property
     def references(self) -> ReferenceTracker:

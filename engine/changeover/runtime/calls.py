@@ -31,6 +31,7 @@ from changeover.errors import (
 )
 from changeover.runtime import why
 from changeover.runtime.events import logger
+from changeover.runtime.gathering import Gathering
 from changeover.runtime.inference import Inference, UntilReady, begun
 from changeover.runtime.keeper import Looked
 from changeover.runtime.mailbox import Promise
@@ -172,6 +173,32 @@ class Engine(Swapping):
         assert scope.cancelled_caught
         raise inference.timed_out(timeout_s)
 
+    @trio.lowlevel.enable_ki_protection
+    async def infer_many(
+        self, requests: Mapping[str, Mapping[str, Any]], *, key: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Reply]:
+        """Answer one request to each of several models, all by versions of one moment, as `lease_many` pins them.
+
+        Workers answer at the same time, inline models one after the other. Where the version on trial of a swap fails,
+        all models of that swap are answered by the versions before; where one goes before it has begun, the set begins
+        anew. One that fails otherwise is raised, with a note that names its model, and the others are left.
+
+        `timeout_s` is for the whole. Cancelled, what is queued never runs, and what runs keeps its version until its
+        thread is done. Raises `InvalidValue` and what `infer` does.
+        """
+        await trio.lowlevel.checkpoint()
+        task = trio.lowlevel.current_task()
+        gathering = self._gathering(self._host.replies, task, requests, key)
+        limit_s = float("inf") if timeout_s is None else seconds("timeout_s", timeout_s)
+        with trio.move_on_after(limit_s) as scope:
+            request = await begun(gathering.begin, self._until_ready)
+            while request is not None:
+                await _sleep(gathering, request)
+                request = await begun(partial(gathering.next, request), self._until_ready)
+            return gathering.replies
+        assert scope.cancelled_caught
+        raise gathering.timed_out(limit_s)
+
     def infer_stream(
         self, model: str, inputs: Mapping[str, Any], *, version: str | None = None, key: str | None = None
     ) -> Chunks:
@@ -305,7 +332,7 @@ async def _answer(inference: Inference, request: Request | None) -> Reply:
 
 
 @trio.lowlevel.enable_ki_protection
-async def _sleep(asking: Inference | Stream, request: Request) -> None:
+async def _sleep(asking: Inference | Gathering | Stream, request: Request) -> None:
     """Sleep until the request is answered; cancelled, leave it."""
 
     def leave(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -1,4 +1,4 @@
-"""One `infer_many` on its way: pick and pin a set in one step, ask all of it, and keep it one set until all have answered.
+"""One `infer_many` on its way: pick and pin a set in one step, ask it, and keep it one until all have answered.
 
 A state machine without I/O, the same for Trio, asyncio and plain threads: each waits in its own manner between `begin`
 and `next`. Its members own their references until they are with a worker; it spawns nothing.
@@ -12,7 +12,7 @@ from typing import Any
 from changeover.core.checks import describe, text
 from changeover.core.snapshots import Reply
 from changeover.core.values import VersionKey
-from changeover.errors import CallerError, ChangeoverError, Evicted, InvalidValue, NotReady, RequestTimeout
+from changeover.errors import CallerError, ChangeoverError, Evicted, InvalidValue, NotReady, Ran, RequestTimeout
 from changeover.runtime.inference import MOVES_MAX, InferenceWorld, falls_back
 from changeover.runtime.member import Arrivals, Member
 from changeover.runtime.worker import Replies, Request
@@ -25,8 +25,8 @@ class Gathering:
     """One set of requests of one caller; its methods are called by the thread that the caller waits on."""
 
     __slots__ = (
-        "_arrivals", "_first", "_has_run", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members", "_reloads",
-        "_waiter", "_world",
+        "_arrivals", "_first", "_has_run", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members",
+        "_reloads", "_waiter", "_world",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +41,8 @@ class Gathering:
         if not isinstance(requests, Mapping) or not requests:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
             raise InvalidValue(f"requests must map at least one model to its inputs, not {requests!r}")
         arrivals = self._arrivals = Arrivals(world.now)
-        self._members = [Member(world, home, arrivals, text("model", model), asked) for model, asked in requests.items()]
+        named = {text("model", model): inputs for model, inputs in requests.items()}
+        self._members = [Member(world, home, arrivals, model, inputs) for model, inputs in named.items()]
         self._world = world
         self._home = home
         self._waiter = waiter
@@ -65,8 +66,8 @@ class Gathering:
     def begin(self) -> Request | None:
         """Pin the set and ask all of it; return what to wait for, or None where all have answered.
 
-        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`; then nothing
-        is held any more. After `Evicted` it may be called again.
+        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`; then
+        nothing is held any more. After `Evicted` it may be called again.
         """
         try:
             return self._go_on()
@@ -90,22 +91,22 @@ class Gathering:
         """Go away without the answers: what is queued never runs, what runs keeps its version until it is done."""
         self._get_up(sleeper)
         self._late = [(member, member.key) for member in self._members if member.request is not None]
-        self._has_run = any(member.has_run for member in self._members)
+        self._has_run |= self._was_heard
         self._let_go()
 
     def timed_out(self, timeout_s: float) -> RequestTimeout:
         """Return the error for a caller who left because the time was up; it counts against who had not answered."""
+        ran: Ran = "unknown" if self._has_run else "no"
         if not self._late:
             models = ", ".join(member.model for member in self._members)
-            return RequestTimeout(f"of {models} not all were loaded again within {timeout_s:g} s", ran="no")
+            return RequestTimeout(f"of {models} not all were loaded again within {timeout_s:g} s", ran=ran)
         for member, _key in self._late:
             member.note(self._world.now(), failed=True)
         keys = ", ".join(str(key) for _member, key in self._late)
         first = self._late[0][1]
         return RequestTimeout(
-            f"{keys} did not answer within {timeout_s:g} s",
-            model=first.model, version=first.version, ran="unknown" if self._has_run else "no",
-        )  # fmt: skip
+            f"{keys} did not answer within {timeout_s:g} s", model=first.model, version=first.version, ran=ran
+        )
 
     # --- inside ---
 
@@ -129,7 +130,7 @@ class Gathering:
             self._home.forget(sleeper)
 
     def _pin(self) -> None:
-        """Pin the set, and check its inputs; raises what `Router.pin` and `InvalidInput` say, and then holds nothing."""
+        """Pin the set, and check its inputs; raises what `Router.pin` raises, and `InvalidInput`."""
         world, members = self._world, self._members
         now = world.now()
         use = ("request", now, None, world.where() if world.where is not None else None)

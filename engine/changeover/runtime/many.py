@@ -1,4 +1,4 @@
-"""A set of leases: one of each model, pinned in one step, so that a swap of several of them is seen whole or not at all.
+"""A set of leases: one of each model, pinned in one step, so that a swap of several of them is seen whole or not.
 
 Each lease owns its own reference, in one block for all of them; a drain that revokes one of them ends the block. What
 is forgotten is given back, with a warning, by each lease for itself. It spawns nothing.
@@ -22,7 +22,7 @@ from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, Wish, caller
 from changeover.runtime.stay import Stay
 
 RELOADS_MAX = 2
-"""So often a set begins anew for each of its models because one was not there: more often, and one makes the other go."""
+"""So often a set waits for each of its models that is not there: more often, and one of them makes the other go."""
 
 
 class _Member(Lease):
@@ -53,7 +53,7 @@ class _DebugMember(DebugLease, _Member):
 
 
 class Leases(Mapping[str, Lease]):
-    """`with engine.lease_many(...) as leases:` or `async with`; maps each model to its lease, in the order asked for."""
+    """`with engine.lease_many(...) as leases:` or `async with`; maps each model to its lease, in order."""
 
     __slots__ = ("_leases", "_revoked", "_stay", "_where", "_wish", "_world")
 
@@ -83,7 +83,7 @@ class Leases(Mapping[str, Lease]):
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C between the pins and their notes would lose the references
     def __enter__(self) -> Self:
-        """Pin a version of each model, all of one moment, without waiting; raises as `Lease` does, and holds nothing."""
+        """Pin a version of each model, all of one moment, without waiting; raises as `Lease` does."""
         if any(lease.is_held for lease in self._leases.values()):
             raise AlreadyHeld("this set of leases is entered already; ask the engine for another one")
         world, (_, key, request_id, _) = self._world, self._wish
@@ -116,10 +116,10 @@ class Leases(Mapping[str, Lease]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Pin the set; wait for versions that are being loaded, also anew, `wait_s` at most. Cancelled, it holds nothing.
+        """Pin the set; wait for what is being loaded, also anew, `wait_s` at most. Cancelled, it holds nothing.
 
-        What is there is not held while another one is waited for. Raises what `__enter__` raises, and `WrongLoop` where
-        the engine belongs to another kind of loop.
+        What is there is not held while another one is waited for. Raises what `__enter__` raises, and `WrongLoop`
+        where the engine belongs to another kind of loop.
         """
         blocks = self._world.blocks
         await blocks.within(self._wish[3], self._pin_in_time)
@@ -156,8 +156,8 @@ class Leases(Mapping[str, Lease]):
     ) -> None:
         """Give every reference back, as `release` does.
 
-        Raises `LeaseRevoked`, once, where the drain of any member ended the block; a cancellation from elsewhere, or the
-        block's own exception, stays what it is. Raises `WrongLoop` where another task entered it.
+        Raises `LeaseRevoked`, once, where the drain of any member ended the block; a cancellation from elsewhere, or
+        the block's own exception, stays what it is. Raises `WrongLoop` where another task entered it.
         """
         try:
             was_revoked = self._stay.leave(kind, error, trace)
@@ -165,8 +165,8 @@ class Leases(Mapping[str, Lease]):
             self.release()
         if was_revoked:
             key = self._revoked[0]
-            text = f"the set of leases with {key} was revoked: the drain of that version was out of time; ask for another"
-            raise LeaseRevoked(text, model=key.model, version=key.version) from error
+            why = f"the leases with {key} were revoked: the drain of that version was out of time; ask for others"
+            raise LeaseRevoked(why, model=key.model, version=key.version) from error
 
 
 def names(field: str, models: Iterable[str]) -> tuple[str, ...]:

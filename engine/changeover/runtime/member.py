@@ -22,7 +22,7 @@ from changeover.runtime.worker import Replies, Request
 
 
 class Arrivals:
-    """Where the answers of one set come in, from any thread; whoever waits for them is woken once, and looks himself."""
+    """Where the answers of one set come in, from any thread; whoever waits is woken once, and looks himself."""
 
     __slots__ = ("_now", "_sleepers", "come")
 

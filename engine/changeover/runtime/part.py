@@ -21,11 +21,18 @@ from changeover.runtime.swap import Pair, SwapWorld
 T = TypeVar("T")
 
 
-async def in_time(call: Callable[[], Awaitable[T]], limit_s: float | None, late: str) -> T:
-    """Wait for a call, for so many seconds; raises `SwapTimeout`, which says `late`, where it has not returned."""
-    with trio.move_on_after(float("inf") if limit_s is None else max(0.0, limit_s)):
+async def in_time(
+    call: Callable[[], Awaitable[T]], limit_s: float | None, late: str, *, rest_s: float | None = None
+) -> T:
+    """Wait for a call, for so many seconds; raises `SwapTimeout`, `late` and the limit, where it has not returned.
+
+    `rest_s` is what is left of the limit, where a part of it has passed already.
+    """
+    if limit_s is None:
         return await call()
-    raise SwapTimeout(late)
+    with trio.move_on_after(max(0.0, limit_s if rest_s is None else rest_s)):
+        return await call()
+    raise SwapTimeout(f"{late} {limit_s:g} s")
 
 
 class Part:
@@ -95,7 +102,7 @@ class Part:
         try:
             outcome = await self.undo.outcome.wait()
             if outcome.result == "drained":
-                await in_time(self.undo.closed.wait, rest_s, self._late(self.pair.new))
+                await self._closed(self.undo, self.pair.new, rest_s)
         except (VersionNotLoaded, VersionCrashed):
             return  # it went away by itself
 
@@ -119,7 +126,7 @@ class Part:
     async def old_unloaded(self, rest_s: float) -> None:
         """Wait until the old version is closed, where it was drained; raises `SwapTimeout`."""
         if self.drain is not None and (self.outcome is None or self.outcome.result == "drained"):
-            await in_time(self.drain.closed.wait, rest_s, self._late(self.pair.old))
+            await self._closed(self.drain, self.pair.old, rest_s)
             self.closed = True
 
     def bring_old_back(self) -> Promise[None]:
@@ -134,5 +141,6 @@ class Part:
         newer = self._world.slots.holder(self.pair.model)
         return self._world.router.share(self.pair.old) > 0 or (newer is not None and self.pair.old in newer.swap.news)
 
-    def _late(self, key: VersionKey) -> str:
-        return f"close() of {key} did not return within {self._timeouts.unload_s:g} s"
+    async def _closed(self, order: DrainOrder, key: VersionKey, rest_s: float) -> None:
+        late = f"close() of {key} did not return within"
+        await in_time(order.closed.wait, self._timeouts.unload_s, late, rest_s=rest_s)

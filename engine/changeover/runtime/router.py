@@ -149,8 +149,8 @@ class Router:
     ) -> list[tuple[Pinned, str | None]]:
         """Pick a version of each model, all from one snapshot and by one draw, and pin them all, or raise as `pin`.
 
-        `attend`: also pin who stands by. With each comes the salt of its trial, where its version has one to be relieved
-        in; those of one swap have the same.
+        `attend`: also pin who stands by. With each comes the salt of the trial in which another version may answer in
+        its place, or None; those of one swap have the same.
         """
         for _ in range(_PICKS_MAX):
             if self.refusal is not None:

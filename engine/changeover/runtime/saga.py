@@ -57,17 +57,17 @@ class Saga:
         self._cause: Exception | None = None
         self._failures: list[str] = []
         """What could not be undone."""
-        self._until_s: float | None = None
+        self._until_s = 0.0
+        """When it must have come to its pivot, where there is a limit."""
 
     # --- what others call, on the loop ---
 
     def begin(self) -> None:
         """Hear that its turn has come: start the task."""
         self._begun = True
-        self._steps.be(settled(self.swap, self._world.router.active))
+        self._steps.begin(settled(self.swap, self._world.router.active))
         self._book.begin(self.swap)
-        limit_s = self.swap.timeouts.total_s
-        self._until_s = None if limit_s is None else self._now() + limit_s
+        self._until_s = self._now() + (self.swap.timeouts.total_s or 0.0)
         task = ChildSpec(f"swap {self.swap.id}", self.run, lambda _error, _delay_s: None, ended=self.over)
         self._supervisor.start(task)
 
@@ -89,8 +89,8 @@ class Saga:
     @property
     def operation(self) -> SwapOperation:
         """The swap as it stands."""
-        if self.has_ended:
-            return self._book.operation
+        if self.has_ended:  # of its shift only copies may still be on their way
+            return attrs.evolve(self._book.operation, shadow=self._steps.shift.shadow)
         return attrs.evolve(self._book.operation, paused=self._steps.shift.paused, **self._shift_facts())
 
     @property
@@ -219,9 +219,9 @@ class Saga:
         if step is plan.ORDER[0]:
             with self._protected():
                 await self._book.write(self._progress, {})
-        rest_s = None if self._until_s is None or self._progress.past_pivot else self._until_s - self._now()
-        late = f"the swap of {self.swap} had not come to its pivot after {self.swap.timeouts.total_s} s"
-        last = await in_time(self._steps.forward(step), rest_s, late)
+        limit_s = None if self._progress.past_pivot else self.swap.timeouts.total_s
+        late = f"the swap of {self.swap} had not come to its pivot after"
+        last = await in_time(self._steps.forward(step), limit_s, late, rest_s=self._until_s - self._now())
         following, command = plan.advance(self._progress, Done(last=last))
         if isinstance(command, Run) and self._turned is None:
             await self._cross(step, following)

@@ -44,6 +44,12 @@ class Shifting:
         self._lot = trio.lowlevel.ParkingLot()
         self._rung = False
 
+    def anew(self, swap: Swap) -> Shifting:
+        """Return the shift of a swap that had to wait for its turn; orders that it was given meanwhile stand."""
+        shift = Shifting(swap, self._world)
+        shift.paused, shift._promoted = self.paused, self._promoted
+        return shift
+
     # --- what others call, on the loop ---
 
     @property

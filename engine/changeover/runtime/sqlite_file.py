@@ -6,6 +6,7 @@ would spoil the file when a forked child closes its copy. A failed write leaves 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -34,13 +35,19 @@ CHECKING_KIB = 16 * 1024
 BUSY_S = 1.0
 """How long somebody who only looks into the file, by `sqlite3` say, may keep it from us."""
 
+_NO_RIGHT = "let this process write to it and to its folder"
+_NO_SPACE = "free some space on its disk"
 _HINTS = {
-    sqlite3.SQLITE_FULL: "free some space on its disk",
-    sqlite3.SQLITE_READONLY: "let this process write to it and to its folder",
-    sqlite3.SQLITE_PERM: "let this process write to it and to its folder",
-    sqlite3.SQLITE_CANTOPEN: "let this process write to it and to its folder",
+    sqlite3.SQLITE_FULL: _NO_SPACE,
+    sqlite3.SQLITE_READONLY: _NO_RIGHT,
+    sqlite3.SQLITE_PERM: _NO_RIGHT,
+    sqlite3.SQLITE_CANTOPEN: _NO_RIGHT,
     sqlite3.SQLITE_IOERR: "look at its disk",
 }
+_HINTS_BY_ERRNO = {
+    errno.EACCES: _NO_RIGHT, errno.EPERM: _NO_RIGHT, errno.EROFS: _NO_RIGHT,
+    errno.ENOSPC: _NO_SPACE, errno.EDQUOT: _NO_SPACE,
+}  # fmt: skip
 
 
 class SqliteFile:
@@ -282,7 +289,5 @@ def _failed(path: Path, done: str, error: Exception) -> JournalFailed:
     """Return the error that names the file and the way out."""
     if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return in_use(path, "another program")
-    hint = _HINTS.get(_code(error))
-    if isinstance(error, PermissionError):
-        hint = _HINTS[sqlite3.SQLITE_PERM]
+    hint = _HINTS_BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else _HINTS.get(_code(error))
     return JournalFailed(f"the journal {path} could not be {done}: {error}" + (f"; {hint}" if hint else ""))

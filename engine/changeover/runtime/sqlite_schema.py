@@ -76,7 +76,7 @@ def is_new(path: Path) -> bool:
         raise JournalFailed(f"the journal {path} is no file; name a file, in a folder that is there")
     head = b""
     if path.exists():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # SQLite would open what it may not write, and fail later, with another reason
             head = file.read(_HEADER_BYTES)
     if not head:
         if has_log:  # SQLite would delete it

@@ -45,12 +45,14 @@ class Steps:
         self._book = book
         self._leave = leave
         self._close_by_s: float | None = None
-        self.be(swap)
-
-    def be(self, swap: Swap) -> None:
-        """Be the steps of this swap, of which nothing has been done yet."""
         self.swap = swap
-        self.shift = Shifting(swap, self._world)
+        self.shift = Shifting(swap, world)
+        self.parts = [Part(pair, swap.timeouts, world) for pair in swap.pairs]
+
+    def begin(self, swap: Swap) -> None:
+        """Hear what the swap is now that its turn has come; orders about its shift stand."""
+        self.swap = swap
+        self.shift = self.shift.anew(swap)
         self.parts = [Part(pair, swap.timeouts, self._world) for pair in swap.pairs]
 
     def forward(self, step: Step) -> Callable[[], Awaitable[bool]]:
@@ -115,8 +117,7 @@ class Steps:
     async def _shift(self) -> bool:
         """Move the traffic as the plan says; the last move is one step that nothing can split."""
         limit_s = self.swap.timeouts.shift_s
-        late = f"the shift to {self._news} had not come to its end after {limit_s} s"
-        await in_time(self.shift.run, limit_s, late)
+        await in_time(self.shift.run, limit_s, f"the shift to {self._news} had not come to its end after")
         return False
 
     async def _drain_old(self) -> bool:

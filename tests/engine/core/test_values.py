@@ -83,6 +83,7 @@ BAD: dict[tuple[type, str], tuple[Any, ...]] = {
     (Timeouts, "shift_s"): (*NO_SECONDS, 0),
     (Timeouts, "load_s"): (*NO_SECONDS, 0),
     (Timeouts, "unload_s"): (*NO_SECONDS, 0, None),
+    (Timeouts, "total_s"): (*NO_SECONDS, 0),
 }
 """Every field, and what it must refuse; the field of `warmup` has its own tests below."""
 
@@ -132,6 +133,7 @@ GOOD: dict[tuple[type, str], tuple[Any, ...]] = {
     (Timeouts, "shift_s"): (None, 60),
     (Timeouts, "load_s"): (None, 0.5),
     (Timeouts, "unload_s"): (0.5, 30),
+    (Timeouts, "total_s"): (None, 60),
 }
 """Every field, and what it must let in."""
 

@@ -44,7 +44,7 @@ def report(rig: Rig, swap_id: str) -> ShadowReport:
 
 def flying(rig: Rig, swap_id: str) -> int:
     """Return how many copies are on their way."""
-    sender = rig.engine._saga(swap_id)._steps.shift._shadow
+    sender = rig.engine._saga(swap_id)._steps.shift._watches[0].shadow
     assert sender is not None
     return len(sender._flying)
 

@@ -10,7 +10,7 @@ import trio
 
 from changeover import Shift, SwapState, Timeouts
 from changeover.core.shift import Stage
-from changeover.errors import NotReady, SwapFailed, SwapNotAllowed, SwapNotFound, SwapRolledBack
+from changeover.errors import SwapFailed, SwapNotAllowed, SwapNotFound, SwapRolledBack, SwapTimeout
 from changeover_sim.ports import EPOCH_S
 from tests.support.canary import asking, check_quiet, check_undone, serving, two
 from tests.support.rig import Outcome, Rig, Watch, running, settle
@@ -279,7 +279,7 @@ async def test_a_shift_may_have_a_time_limit(rig: Rig, paused: bool, autojump_cl
         if paused:
             rig.engine.pause(rig.engine.swaps("m")[0].id)
     assert isinstance(swap.error, SwapFailed)
-    assert isinstance(swap.error.__cause__, NotReady)
+    assert isinstance(swap.error.__cause__, SwapTimeout)
     assert "had not come to its end after 7 s" in str(swap.error)
     assert (swap.error.operation.state, swap.ended_s) == (SwapState.FAILED, 7.0)
     await check_undone(rig, swap.error.operation)

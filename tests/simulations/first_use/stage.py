@@ -310,6 +310,6 @@ def assert_nobody_compares(stage: Stage) -> None:
             assert left == (None, None), (version.key, left)
             assert not version.loaded.account._revokers, version.key
     for saga in engine._sagas.values():
-        shift = saga._steps.shift
-        kept = len(shift._new_meter.spells()) + len(shift._old_meter.spells()) + len(shift._measured)
-        assert kept == 0, f"swap {saga.swap.id} is over and keeps {kept} things"
+        for watch in saga._steps.shift._watches:
+            kept = len(watch.new_meter.spells()) + len(watch._old_meter.spells()) + len(watch._measured)
+            assert kept == 0, f"swap {saga.swap.id} is over and keeps {kept} things"

@@ -3,6 +3,17 @@
 from changeover import errors, plugin
 from changeover.core.messages import Acquire as Acquire
 from changeover.core.messages import Release as Release
+from changeover.core.operations import Aftermath as Aftermath
+from changeover.core.operations import Member as Member
+from changeover.core.operations import Recovered as Recovered
+from changeover.core.operations import Recovering as Recovering
+from changeover.core.operations import RecoveryReport as RecoveryReport
+from changeover.core.operations import Sample as Sample
+from changeover.core.operations import SetAside as SetAside
+from changeover.core.operations import ShadowReport as ShadowReport
+from changeover.core.operations import StepRecord as StepRecord
+from changeover.core.operations import SwapOperation as SwapOperation
+from changeover.core.operations import Verdict as Verdict
 from changeover.core.policy import ModelPolicy as ModelPolicy
 from changeover.core.shift import Guard as Guard
 from changeover.core.shift import Shift as Shift
@@ -15,12 +26,7 @@ from changeover.core.snapshots import EventsDropped as EventsDropped
 from changeover.core.snapshots import Holder as Holder
 from changeover.core.snapshots import ReferenceStatistics as ReferenceStatistics
 from changeover.core.snapshots import Reply as Reply
-from changeover.core.snapshots import Sample as Sample
-from changeover.core.snapshots import ShadowReport as ShadowReport
 from changeover.core.snapshots import Statistics as Statistics
-from changeover.core.snapshots import StepRecord as StepRecord
-from changeover.core.snapshots import SwapOperation as SwapOperation
-from changeover.core.snapshots import Verdict as Verdict
 from changeover.core.snapshots import VersionLoadInfo as VersionLoadInfo
 from changeover.core.snapshots import VersionStatistics as VersionStatistics
 from changeover.core.snapshots import WaitOutcome as WaitOutcome
@@ -42,6 +48,7 @@ from changeover.signals import drain_on_sigterm as drain_on_sigterm
 
 __all__ = [
     "Acquire",
+    "Aftermath",
     "Audit",
     "Balance",
     "Batching",
@@ -55,13 +62,18 @@ __all__ = [
     "Holder",
     "Lease",
     "Leases",
+    "Member",
     "ModelPolicy",
+    "Recovered",
+    "Recovering",
+    "RecoveryReport",
     "ReferenceStatistics",
     "ReferenceTracker",
     "Release",
     "Reply",
     "RequestTracker",
     "Sample",
+    "SetAside",
     "ShadowReport",
     "Shift",
     "Stage",

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from changeover.core.checks import seconds
+from changeover.core.operations import RecoveryReport, SwapOperation
 from changeover.core.shift import Shift
-from changeover.core.snapshots import DrainOutcome, Reply, SwapOperation, WaitOutcome
+from changeover.core.snapshots import DrainOutcome, Reply, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
 from changeover.errors import Evicted
 from changeover.runtime.aio_parts import Chunks, Deadline, Events, Homes
 from changeover.runtime.aio_stay import Bell, OnAsyncio, TaskStay, running_loop
+from changeover.runtime.engine import Durability
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import Feed
@@ -220,6 +222,29 @@ class Engine(Seated):
             )
         )  # fmt: skip
 
+    async def swap_group(
+        self,
+        to: Mapping[str, str],
+        *,
+        from_: Mapping[str, str] | None = None,
+        plan: Shift | None = None,
+        drain: Drain | None = None,
+        timeouts: Timeouts | None = None,
+        on_busy: OnBusy = "refuse",
+        on_cancel: OnCancel = "abort",
+    ) -> SwapOperation:
+        """Swap several models as one: all are prepared, then flipped in one step; a failure in one undoes all.
+
+        `to` and `from_` map models to versions. `lease_many` and `infer_many` see all of the old versions or all of the
+        new ones. A canary sends the same requests to all of the new versions. Cancelled, and raising, as `swap`.
+        """
+        return await self._send(
+            partial(
+                self._engine.swap_group, to,
+                from_=from_, plan=plan, drain=drain, timeouts=timeouts, on_busy=on_busy, on_cancel=on_cancel,
+            )
+        )  # fmt: skip
+
     async def wait_for_swap(self, swap_id: str) -> SwapOperation:
         """Return a swap once it is completed, or raise what `swap` would have raised.
 
@@ -235,6 +260,14 @@ class Engine(Seated):
         the swap back was itself turned round.
         """
         return await self._send(partial(self._engine.rollback, swap_id))
+
+    async def recovered(self, timeout_s: float | None = None) -> RecoveryReport:
+        """Return once all that an earlier process has left in the journal was brought back, finished or undone.
+
+        It waits for versions to be registered. Cancelled, that goes on. Raises `NotReady`, which says what is missing,
+        after `timeout_s`; what could not be brought back is in the report.
+        """
+        return await self._send(partial(self._engine.recovered, timeout_s))
 
     # --- looking ---
 
@@ -273,6 +306,8 @@ async def open_engine(
     *,
     repository: Path | str | None = None,
     watch_s: float | None = 2.0,
+    journal: Path | str | None = None,
+    durability: Durability = "process",
     memory_budget_bytes: int | None = None,
     debug_references: bool = False,
     strict_references: bool = False,
@@ -283,6 +318,10 @@ async def open_engine(
 
     What the `repository` holds is registered at the start, and what comes into it every `watch_s` seconds; None: only
     with `scan()`.
+
+    The `journal` is a SQLite file of open and past swaps and of what is active, from which the next engine goes on;
+    None: in memory. It survives the end of the process, with `durability="power"` also that of the computer. Raises
+    `JournalInUse` and `JournalFailed`.
 
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
@@ -296,6 +335,8 @@ async def open_engine(
             open_on_trio,
             repository=repository,
             watch_s=watch_s,
+            journal=journal,
+            durability=durability,
             memory_budget_bytes=memory_budget_bytes,
             debug_references=debug_references,
             strict_references=strict_references,

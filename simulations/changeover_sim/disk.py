@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from changeover.core import wire
+from changeover.core.operations import SetAside
 from changeover.core.records import DesiredVersion, Entry, Kept, SwapRecord
 from changeover.errors import JournalFailed, JournalInUse
 from changeover.runtime.journal import Rows
@@ -109,6 +110,12 @@ class VirtualJournal:
         self.is_open, self.has_let_go = True, trio.Event()
         return self._disk.kept()
 
+    async def begin_anew(self, reason: str) -> Kept:
+        """Forget all that is on the disk."""
+        await trio.lowlevel.checkpoint()
+        self._disk.forget()
+        return Kept(set_aside=SetAside("disk", reason))
+
     def write(self, entry: Entry, deliver: Deliver) -> None:
         """Order an entry; once its engine was killed nothing comes of that."""
         self._disk.order(self, entry, deliver)
@@ -157,6 +164,10 @@ class VirtualDisk:
         """Return a disk, in another world where one is named, that holds the first `count` entries of this one."""
         assert 0 <= count <= len(self._entries), f"{count} of {len(self._entries)} entries"
         return VirtualDisk(place or self._place, self._entries[:count])
+
+    def forget(self) -> None:
+        """Lose all that is on it, as a file that was set aside."""
+        self._entries, self._synced = [], 0
 
     def kept(self) -> Kept:
         """Return what an engine finds that opens it now."""

@@ -12,7 +12,8 @@ from typing import Any, get_args
 import pytest
 
 from changeover import errors
-from changeover.core.snapshots import Holder, SwapOperation
+from changeover.core.operations import SwapOperation
+from changeover.core.snapshots import Holder
 from changeover.core.values import SwapState
 from changeover.errors import (
     Actor,

@@ -10,9 +10,10 @@ import errno
 import os
 import platform
 import resource
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,11 @@ def on_disk(path: Path, durability: Durability = "process", wall_s: float = 0.0)
     return sqlite_file.SqliteFile(path, durability, lambda: wall_s)
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def log_of(path: Path) -> Path:
     """Return where SQLite keeps the write-ahead log."""
     return path.with_name(path.name + "-wal")
@@ -115,13 +121,11 @@ class Closings:
 
 def descriptors_of(path: Path) -> list[int]:
     """Return this process's descriptors of a file."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == str(path.resolve()):
-                found.append(int(name))
-        except FileNotFoundError:  # the one that listed them
-            continue
+    found: list[int] = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor that lists them
+            if link.readlink() == path.resolve():
+                found.append(int(link.name))
     return found
 
 
@@ -155,6 +159,14 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@contextmanager
+def everybodys_folder() -> Iterator[Path]:
+    """Make a folder that nobody can reach too, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
 
 
 FSYNC_CALLS = {"x86_64": (0xC000003E, 74, 75), "aarch64": (0xC00000B7, 82, 83)}

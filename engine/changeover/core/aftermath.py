@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from changeover.core.snapshots import Aftermath
+from changeover.core.operations import Aftermath
 from changeover.core.values import VersionKey, VersionState
 
 

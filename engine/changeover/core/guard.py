@@ -13,8 +13,8 @@ from typing import Literal
 import attrs
 
 from changeover.core.meter import Ended
+from changeover.core.operations import Sample, Verdict
 from changeover.core.shift import Guard
-from changeover.core.snapshots import Sample, Verdict
 
 Z = 2.576
 """Standard deviations between an estimate and its bound: 99.5 %, one-sided."""

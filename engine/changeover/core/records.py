@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import attrs
 
+from changeover.core.operations import SetAside, SwapOperation
 from changeover.core.plan import Progress
-from changeover.core.snapshots import SwapOperation
 from changeover.core.values import Drain, Timeouts
 
 HISTORY_MAX = 10_000
@@ -70,16 +70,6 @@ class Entry:
     swaps: tuple[SwapRow, ...] = ()
     desired: Mapping[str, bytes | None] = MappingProxyType({})
     """By model: a `DesiredVersion`, or None where nothing shall be active any more."""
-
-
-@attrs.frozen
-class SetAside:
-    """A journal that could not be read, and was neither trusted nor deleted."""
-
-    path: str
-    """Where it lies now."""
-    reason: str
-    """What was wrong with it."""
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import attrs
 
 from changeover.core.occupancy import MemoryMethod
-from changeover.core.values import SwapState, VersionKey, VersionState
+from changeover.core.values import VersionKey, VersionState
 from changeover.errors import ReferenceLeakError
 
 
@@ -194,137 +194,6 @@ class DrainOutcome:
 
 
 @attrs.frozen
-class StepRecord:
-    """One step of a swap that was begun."""
-
-    step: str
-    """`validate`, `load`, `warm`, `shift`, `drain` or `unload`."""
-    outcome: Literal["running", "done", "failed", "interrupted"]
-    duration_s: float | None
-    """How long it ran, in seconds; None while it runs."""
-    error: str | None = None
-    """Why it failed."""
-    compensation: Literal["none", "done", "failed"] = "none"
-    """Whether it was undone."""
-
-
-@attrs.frozen
-class Sample:
-    """One version's side of a comparison: the requests that ended in the guard's window."""
-
-    requests: int
-    """How many ended."""
-    errors: int
-    """How many of them failed."""
-    latency_s: float | None
-    """The guard's quantile of the latency of those that were answered, in seconds; None where none was."""
-
-    @property
-    def error_rate(self) -> float:
-        """The share that failed, 0 to 1; 0 of nothing."""
-        return self.errors / self.requests if self.requests else 0.0
-
-
-@attrs.frozen
-class Verdict:
-    """What a guard found, with its evidence."""
-
-    reason: str
-    """One clause: what is worse, by how much, and what is allowed."""
-    new: Sample
-    """The version on trial."""
-    old: Sample
-    """The version before it."""
-
-
-@attrs.frozen
-class ShadowReport:
-    """What became of the copies that a shadowed version was sent."""
-
-    copied: int
-    """How many requests were copied to it."""
-    agreed: int
-    """How many of its answers were the old version's, floats within a thousandth."""
-    differed: int
-    """How many were not."""
-    failed: int
-    """How many copies it raised on."""
-    skipped: int
-    """How many it never saw, because too many were on their way or it was going."""
-
-
-@attrs.frozen
-class Member:
-    """One model's part in a swap."""
-
-    model: str
-    from_version: str
-    to_version: str
-    drain_outcome: DrainOutcome | None = None
-    """How the drain of its old version ended."""
-    old_unloaded: bool = False
-    """True once its old version's `close()` has returned."""
-
-    def __str__(self) -> str:
-        """Return one readable clause."""
-        return f"{self.model} from {self.from_version} to {self.to_version}"
-
-
-@attrs.frozen
-class Aftermath:
-    """What a swap left behind that could not be undone or carried through, for whoever operates the engine."""
-
-    stands: tuple[str, ...]
-    """What is true now: who has the traffic, what is loaded."""
-    does_not: tuple[str, ...]
-    """What should be true and is not, and why."""
-    remedies: tuple[str, ...]
-    """What an operator can do, each as a call."""
-
-
-@attrs.frozen
-class SwapOperation:
-    """One swap as it stands, or as it ended."""
-
-    id: str
-    model: str
-    """Of a group: the names of all models, in order, joined by "+"; the same for the versions."""
-    from_version: str
-    to_version: str
-    state: SwapState
-    start_time: float
-    """In seconds since 1970."""
-    end_time: float | None = None
-    """In seconds since 1970; None while it runs."""
-    error_message: str | None = None
-    """Why it failed or was turned round; also what went wrong after the pivot without turning it round."""
-    share: float = 0.0
-    """The share of the traffic that the new version has, 0 to 1."""
-    steps: tuple[StepRecord, ...] = ()
-    """Every step that was begun, in order."""
-    drain_outcome: DrainOutcome | None = None
-    """How the drain of the old version ended."""
-    old_unloaded: bool = False
-    """True once the old version's `close()` has returned."""
-    rollback_of: str | None = None
-    """The id of the swap that this one takes back."""
-    superseded_by: str | None = None
-    """The id of the newer swap that took its place."""
-    paused: bool = False
-    """True while its ramp stands still."""
-    guard: Verdict | None = None
-    """Why its guard rolled it back; None where it did not."""
-    fallbacks: int = 0
-    """How many requests the old version answered because the new one failed on them."""
-    shadow: ShadowReport | None = None
-    """What became of the copies; None for a swap without a shadow."""
-    members: tuple[Member, ...] = ()
-    """Every model that it moves, in order of their names; one where it is no group swap."""
-    aftermath: Aftermath | None = None
-    """What stands, what does not and what can be done, where a step could not be undone; else None."""
-
-
-@attrs.frozen
 class Event:
     """Something that happened to a version or a swap."""
 
@@ -363,6 +232,9 @@ EVENT_KINDS = frozenset(
         "repository_found",
         "traffic_shifted",
         "guard_tripped",
+        "journal_set_aside",
+        "model_recovering",
+        "model_recovered",
         "swap_paused",
         "swap_resumed",
         "swap_promoted",

@@ -16,15 +16,23 @@ import attrs
 from changeover.core import lifecycle
 from changeover.core.checks import seconds, text, word
 from changeover.core.policy import ModelPolicy
-from changeover.core.snapshots import (
-    Holder,
-)
+from changeover.core.records import HISTORY_MAX, SwapRecord
+from changeover.core.snapshots import Holder
 from changeover.core.store import Store
 from changeover.core.values import VersionKey, VersionSpec, VersionState
-from changeover.errors import ChangeoverError, Evicted, InvalidValue, NotReady, SwapNotFound, VersionNotLoaded
+from changeover.errors import (
+    ChangeoverError,
+    Evicted,
+    InvalidValue,
+    NotReady,
+    SwapNotAllowed,
+    SwapNotFound,
+    VersionNotLoaded,
+)
 from changeover.runtime.desires import Desires
 from changeover.runtime.events import Bus
 from changeover.runtime.gathering import Gathering
+from changeover.runtime.history import History
 from changeover.runtime.host import Host
 from changeover.runtime.inference import Inference, InferenceWorld
 from changeover.runtime.lease import DebugLease, Lease, LeaseWorld, caller
@@ -32,9 +40,11 @@ from changeover.runtime.mailbox import twin
 from changeover.runtime.many import Leases
 from changeover.runtime.orders import LoadOrder
 from changeover.runtime.ports import Journal, Ports
+from changeover.runtime.recovery import Recovery
 from changeover.runtime.references import ReferenceTracker, ReferenceWorld
 from changeover.runtime.registry import Registry
 from changeover.runtime.repository import Memory
+from changeover.runtime.rescue import RescueWorld
 from changeover.runtime.router import Router
 from changeover.runtime.saga import Saga
 from changeover.runtime.slots import Slots
@@ -49,7 +59,7 @@ from changeover.runtime.world import World
 T = TypeVar("T")
 
 SWAPS_KEPT = 1_000
-"""So many ended swaps are remembered."""
+"""So many ended swaps are remembered with all that belongs to them; of more only what the journal has."""
 
 
 @attrs.frozen
@@ -87,7 +97,7 @@ class EngineBase:
             ports, self._host, self._bus, self._version_supervisor,
             self._router.opened, self._router.shut, self._router.park, self._router.unroute,
         )  # fmt: skip
-        self._slots: Slots[Saga] = Slots()
+        self._slots = Slots()
         self._desires = Desires(
             journal, self._registry, self._router, state=self._state, is_settled=self._is_settled
         )  # fmt: skip
@@ -96,6 +106,10 @@ class EngineBase:
             ports, self._bus, self._host, self._router, journal, self._version, self._desires, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
+        self._history = History()
+        self._recovery = Recovery(
+            RescueWorld(self._swap_world, self._registry, self._history, self._saga_supervisor)
+        )  # fmt: skip
         self._host.keeps = self._is_swapped
         where = caller if settings.debug_references else None
         blocks = OnTrio(ports.wake)
@@ -262,13 +276,25 @@ class EngineBase:
         return version.state if version else VersionState.REGISTERED
 
     def _saga(self, swap_id: str) -> Saga:
+        """Return a swap of this process; raises `SwapNotFound`, or `SwapNotAllowed` for one of an earlier process."""
         saga = self._sagas.get(swap_id)
         if saga is None:
-            raise SwapNotFound(f"no swap has the id {swap_id!r}; engine.swaps() lists the last {SWAPS_KEPT}")
+            state = self._past(swap_id).operation.state.value
+            raise SwapNotAllowed(f"swap {swap_id} is of an earlier process, and {state}; it cannot be steered any more")
         return saga
+
+    def _past(self, swap_id: str) -> SwapRecord:
+        """Return a swap that is no task of this process; raises `SwapNotFound`."""
+        record = self._history.find(swap_id)
+        if record is None:
+            raise SwapNotFound(f"no swap has the id {swap_id!r}; engine.swaps() lists the last {HISTORY_MAX}")
+        return record
 
     def _explain(self, model: str, version: str | None) -> ChangeoverError:
         """Return why nothing of a model, or of one of its versions, can be pinned."""
+        recovering = self._recovery.explain(model) if version is None else None
+        if recovering is not None:
+            return recovering
         try:
             known = self._registry.versions(model)
             if version is not None:
@@ -317,8 +343,8 @@ class EngineBase:
 
     def _is_swapped(self, key: VersionKey) -> bool:
         """Return whether a version takes part in a swap that has the slot of its model."""
-        saga = self._slots.holder(key.model)
-        return saga is not None and key in saga.swap.keys
+        busy = self._slots.holder(key.model)
+        return busy is not None and key in busy.keys
 
 
 def _make_spec(model: str, version: str | None, source: str | Path | None, fields: Mapping[str, Any]) -> VersionSpec:

@@ -37,6 +37,7 @@ from changeover.runtime.keeper import Looked
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.orders import CalledOff, DrainOrder, DropOrder, LoadOrder, WarmOrder
 from changeover.runtime.repository import Found, look
+from changeover.runtime.saga import Saga
 from changeover.runtime.streaming import Stream
 from changeover.runtime.swaps import Swapping
 from changeover.runtime.version import Version
@@ -74,9 +75,9 @@ class Engine(Swapping):
         `SwapInProgress`.
         """
         target = self._named(model, version)
-        saga = self._slots.holder(model)
-        if saga is not None and target.key in saga.swap.keys:
-            raise SwapInProgress(f"{target.key} takes part in swap {saga.swap.id}; roll that back first", model=model)
+        busy = self._slots.holder(model)
+        if isinstance(busy, Saga) and target.key in busy.keys:
+            raise SwapInProgress(f"{target.key} takes part in swap {busy.swap.id}; roll that back first", model=model)
         if not force and self._ready(model) == [version]:
             raise LastVersion(
                 f"{target.key} is the only version of {model} that takes requests; swap to another, or use force=True",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import trio
 
 from changeover.core.checks import count, describe, seconds
 from changeover.core.values import Drain, SwapState
-from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, WrongLoop
+from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, InvalidValue, WrongLoop
 from changeover.runtime import fork
 from changeover.runtime.base import Settings
 from changeover.runtime.calls import Engine
@@ -24,7 +24,11 @@ from changeover.runtime.journal import MemoryJournal
 from changeover.runtime.keeper import Keeper, KeeperWorld
 from changeover.runtime.orders import DrainOrder
 from changeover.runtime.ports import Journal, Ports
+from changeover.runtime.saga import Saga
 from changeover.runtime.supervisor import Supervisor
+
+Durability = Literal["process", "power"]
+"""What a journal survives: the end of the process, or that of the computer's power."""
 
 
 class _Running(Engine):
@@ -38,6 +42,7 @@ class _Running(Engine):
     def __init__(self, settings: Settings, ports: Ports, journal: Journal) -> None:
         """Wire the parts together; nothing runs yet."""
         super().__init__(settings, ports, journal)
+        self._journal = journal
         self._keeper = Keeper(
             KeeperWorld(
                 ports, self._bus, self._version_supervisor, self._registry, self._router, self._slots,
@@ -54,6 +59,8 @@ class _Running(Engine):
             for supervisor in (self._version_supervisor, self._saga_supervisor):
                 await nursery.start(self._run, supervisor, body)
         await trio.lowlevel.checkpoint_if_cancelled()
+        await self._recovery.open()
+        self._recovery.start()
         if self._settings.repository is not None:
             await self.scan()
             if self._settings.watch_s is not None:
@@ -82,6 +89,7 @@ class _Running(Engine):
             self._leave_child()
             return
         self._keeper.stop()  # first: nothing is loaded or swapped any more that nobody ordered
+        self._recovery.stop()
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
         with trio.move_on_after(self._settings.close_timeout_s):
@@ -91,7 +99,7 @@ class _Running(Engine):
             if version.loaded is not None:
                 version.post(DrainOrder(Drain(0)))  # whoever still waits for holders waits no longer
         for saga in self._slots.everybody():
-            if not saga.has_begun:
+            if isinstance(saga, Saga) and not saga.has_begun:
                 saga.over()
         for saga in self._sagas.values():
             saga.expose()
@@ -99,6 +107,8 @@ class _Running(Engine):
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
+        with trio.move_on_after(self._settings.close_timeout_s):
+            await self._journal.close()
         self._waits.give_up()
         self._host.replies.give_up()
         for home in tuple(self._host.homes):  # loops in other threads come and go meanwhile
@@ -107,7 +117,7 @@ class _Running(Engine):
 
     async def _wind_down(self) -> None:
         """Turn round the swaps that can be, then empty every version; sagas past their pivot end with their drains."""
-        turned = self._slots.everybody()
+        turned = [saga for saga in self._slots.everybody() if isinstance(saga, Saga)]
         for saga in turned:
             if saga.is_before_pivot:
                 saga.turn(SwapState.CANCELLED, why="the engine was closed")
@@ -155,6 +165,8 @@ async def open_engine(
     *,
     repository: Path | str | None = None,
     watch_s: float | None = 2.0,
+    journal: Path | str | None = None,
+    durability: Durability = "process",
     memory_budget_bytes: int | None = None,
     debug_references: bool = False,
     strict_references: bool = False,
@@ -166,6 +178,10 @@ async def open_engine(
 
     What the `repository` holds is registered at the start, and what comes into it every `watch_s` seconds; None: only
     with `scan()`.
+
+    The `journal` is a SQLite file of open and past swaps and of what is active, from which the next engine goes on;
+    None: in memory. It survives the end of the process, with `durability="power"` also that of the computer. Raises
+    `JournalInUse` and `JournalFailed`.
 
     Closing undoes swaps before their pivot, drains every version for `close_timeout_s` and closes what nobody holds;
     what is still held is logged, or raised as `ReferenceLeakError` with `strict_references`. A body's own exception
@@ -179,7 +195,8 @@ async def open_engine(
         close_timeout_s=seconds("close_timeout_s", close_timeout_s),
         stuck_loads_max=count("stuck_loads_max", stuck_loads_max),
     )
-    engine = _Running(settings, ports or _system_ports(), MemoryJournal())
+    ports = ports or _system_ports()
+    engine = _Running(settings, ports, ports.journal or _journal(journal, durability, ports))
     fork.tell(engine)
     error: BaseException | None = None
     with trio.CancelScope() as whole:
@@ -200,6 +217,17 @@ async def open_engine(
     engine.settle_accounts(strict=strict_references and error is None)
     if error is not None:
         raise error
+
+
+def _journal(path: Path | str | None, durability: Durability, ports: Ports) -> Journal:
+    """Return a journal that is not open yet; raises `InvalidValue`."""
+    if durability not in ("process", "power"):
+        raise InvalidValue(f'durability must be "process" or "power", not {durability!r}')
+    if path is None:
+        return MemoryJournal()
+    from changeover.runtime.sqlite_journal import SqliteJournal  # noqa: PLC0415 - SQLite is for those who have a file
+
+    return SqliteJournal(Path(path), ports, durability)
 
 
 def _system_ports() -> Ports:

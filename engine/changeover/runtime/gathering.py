@@ -7,7 +7,7 @@ and `next`. Its members own their references until they are with a worker; it sp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from changeover.core.checks import describe, text
 from changeover.core.snapshots import Reply
@@ -38,11 +38,8 @@ class Gathering:
         key: str | None,
     ) -> None:
         """Ask nobody yet; `home` wakes `waiter`, or what a request's `waiter` is set to. Raises `InvalidValue`."""
-        if not isinstance(requests, Mapping) or not requests:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-            raise InvalidValue(f"requests must map at least one model to its inputs, not {requests!r}")
         arrivals = self._arrivals = Arrivals(world.now)
-        named = {text("model", model): inputs for model, inputs in requests.items()}
-        self._members = [Member(world, home, arrivals, model, inputs) for model, inputs in named.items()]
+        self._members = [Member(world, home, arrivals, model, inputs) for model, inputs in _named(requests)]
         self._world = world
         self._home = home
         self._waiter = waiter
@@ -268,3 +265,11 @@ class Gathering:
         self._is_pinned = False
         for member in self._members:
             self._has_run |= member.let_go() != "no"
+
+
+def _named(requests: object) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what is asked of whom; raises `InvalidValue` where that is nobody."""
+    if not isinstance(requests, Mapping) or not requests:
+        raise InvalidValue(f"requests must map at least one model to its inputs, not {requests!r}")
+    asked = cast("Mapping[object, Mapping[str, Any]]", requests)
+    return [(text("model", model), inputs) for model, inputs in asked.items()]

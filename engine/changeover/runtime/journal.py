@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import trio
 
+from changeover.core.operations import SetAside
 from changeover.core.records import HISTORY_MAX, Entry, Kept, SwapRow
 
 
@@ -54,6 +55,12 @@ class MemoryJournal:
         """Keep an entry at once."""
         self.rows.apply(entry)
         deliver(None)
+
+    async def begin_anew(self, reason: str) -> Kept:
+        """Forget everything."""
+        await trio.lowlevel.checkpoint()
+        self.rows = Rows()
+        return Kept(set_aside=SetAside("memory", reason))
 
     async def close(self) -> None:
         """Let go of nothing."""

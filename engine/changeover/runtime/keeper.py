@@ -50,7 +50,7 @@ class KeeperWorld:
     supervisor: Supervisor
     registry: Registry
     router: Router
-    slots: Slots[Saga]
+    slots: Slots
     versions: Mapping[VersionKey, Version]
     """Those that were ever wanted."""
     sagas: Mapping[str, Saga]

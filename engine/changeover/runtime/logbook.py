@@ -13,9 +13,9 @@ import attrs
 
 from changeover.core import wire
 from changeover.core.checks import describe
+from changeover.core.operations import Member, StepRecord, SwapOperation
 from changeover.core.plan import UNDONE_BY, Progress, Step
 from changeover.core.records import Entry, SwapRecord, SwapRow, shortened
-from changeover.core.snapshots import Member, StepRecord, SwapOperation
 from changeover.core.values import SwapState
 from changeover.runtime.events import Bus, logger
 from changeover.runtime.mailbox import Promise

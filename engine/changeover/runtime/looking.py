@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from changeover.core import lifecycle
-from changeover.core.snapshots import Audit, Balance, Statistics, SwapOperation, VersionLoadInfo, VersionStatistics
+from changeover.core.operations import RecoveryReport, SwapOperation
+from changeover.core.snapshots import Audit, Balance, Statistics, VersionLoadInfo, VersionStatistics
 from changeover.core.tally import peek
 from changeover.core.values import VersionKey, VersionState
 from changeover.runtime.base import EngineBase
@@ -37,13 +38,20 @@ class Looking(EngineBase):
         return _info(known or Version(spec, self._world), self._host.returned_bytes.get(key))
 
     def swap_status(self, swap_id: str) -> SwapOperation:
-        """Return a swap as it stands; raises `SwapNotFound`."""
-        return self._saga(swap_id).operation
+        """Return a swap as it stands, also one of an earlier process; raises `SwapNotFound`."""
+        saga = self._sagas.get(swap_id)
+        return saga.operation if saga is not None else self._past(swap_id).operation
 
     def swaps(self, model: str | None = None, limit: int = 100) -> tuple[SwapOperation, ...]:
-        """Return the last swaps, of one model or of all, oldest first."""
-        found = [s.operation for s in self._sagas.copy().values() if model is None or model in s.models]
-        return tuple(found[-limit:]) if limit > 0 else ()
+        """Return the last swaps, of one model or of all, oldest first; also those that the journal knows of."""
+        live = [saga.operation for saga in self._sagas.copy().values() if model is None or model in saga.models]
+        ours = {operation.id for operation in live}
+        past = [operation for operation in self._history.operations(model, limit) if operation.id not in ours]
+        return tuple([*past, *live][-limit:]) if limit > 0 else ()
+
+    def recovery(self) -> RecoveryReport:
+        """Return what became of all that an earlier process has left in the journal, and what it still waits for."""
+        return self._recovery.report()
 
     def audit(self, *, suspect_after_s: float | Mapping[str, float] | None = None) -> Audit:
         """Return every balance, who holds what, and who has held it for too long; as `references.audit`."""

@@ -15,7 +15,7 @@ from changeover.errors import InvalidValue, SwapInProgress, SwapNotAllowed
 from changeover.runtime.base import SWAPS_KEPT
 from changeover.runtime.looking import Looking
 from changeover.runtime.saga import Saga
-from changeover.runtime.slots import WAITING_MAX
+from changeover.runtime.slots import WAITING_MAX, Contender
 from changeover.runtime.swap import Pair, Swap
 from changeover.runtime.version import Version
 
@@ -90,6 +90,15 @@ class Ordering(Looking):
         """
         self._on_loop(lambda: self._saga(swap_id).abort())
 
+    def give_up_recovery(self, model: str) -> None:
+        """Stop waiting for the versions that an earlier process had in use: whatever is loaded gets the traffic.
+
+        Swaps that were open end as FAILED. For a version that will never be registered again. Raises `InvalidValue`
+        where the model is not being recovered.
+        """
+        self._check_open()
+        self._on_loop(lambda: self._recovery.give_up(model))
+
     # --- inside ---
 
     def _named(self, model: str, version: str) -> Version:
@@ -129,7 +138,7 @@ class Ordering(Looking):
         busy = self._slots.holder(model) or next(iter(self._slots.waiting(model)), None)
         if busy is not None:
             self._check_line(new, busy, on_busy)
-        if active is None:
+        if active is None and busy is None:
             raise SwapNotAllowed(f"{model} has no active version to swap from; use await engine.load(...)", model=model)
         if expected is not None:
             self._registry.get(VersionKey(model, expected))
@@ -137,25 +146,20 @@ class Ordering(Looking):
             raise SwapNotAllowed(f"{model}/{expected} is not active; the active version is {active}", model=model)
         if active == new.version and busy is None:
             raise SwapNotAllowed(f"{new} is active already; there is nothing to swap", model=model)
-        return Pair(VersionKey(model, active), new, expected)
+        return Pair(VersionKey(model, active or new.version), new, expected)  # an order that waits looks again
 
-    def _check_line(self, new: VersionKey, busy: Saga, on_busy: OnBusy) -> None:
+    def _check_line(self, new: VersionKey, busy: Contender, on_busy: OnBusy) -> None:
         """Raise `SwapInProgress` where an order may not wait."""
         model = new.model
         if on_busy == "refuse":
-            to = next(pair.new.version for pair in busy.swap.pairs if pair.model == model)
-            text = (
-                f"{model} is being swapped to {to} by swap {busy.swap.id}; wait, roll it back, or "
-                'use on_busy="queue" or "supersede"'
-            )
-            raise SwapInProgress(text, model=model)
+            raise SwapInProgress(busy.told(model), model=model)
         if on_busy == "queue" and len(self._slots.waiting(model)) >= WAITING_MAX:
             raise SwapInProgress(f"{WAITING_MAX} swaps of {model} wait already; try again later", model=model)
 
     def _supersede(self, newer: Saga) -> None:
         """Turn round every swap of its models that a newer order takes the place of, the last one first."""
         for saga in self._slots.everybody():
-            if not set(saga.models).isdisjoint(newer.models) and (not saga.has_begun or saga.can_turn):
+            if isinstance(saga, Saga) and not set(saga.models).isdisjoint(newer.models) and saga.may_be_superseded:
                 saga.turn(SwapState.SUPERSEDED, by=newer.swap.id)
 
     def _make_saga(
@@ -173,4 +177,5 @@ class Ordering(Looking):
     def _forget_old_swaps(self) -> None:
         ended = [swap_id for swap_id, saga in self._sagas.items() if saga.has_ended]
         for swap_id in ended[: max(0, len(ended) - SWAPS_KEPT + 1)]:
+            self._history.put(self._sagas[swap_id].record)  # first: whoever looks meanwhile finds it once or twice
             del self._sagas[swap_id]

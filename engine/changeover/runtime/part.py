@@ -139,7 +139,7 @@ class Part:
     def is_old_wanted(self) -> bool:
         """Whether the old version has traffic, or a newer swap is about to give it some."""
         newer = self._world.slots.holder(self.pair.model)
-        return self._world.router.share(self.pair.old) > 0 or (newer is not None and self.pair.old in newer.swap.news)
+        return self._world.router.share(self.pair.old) > 0 or (newer is not None and self.pair.old in newer.news)
 
     async def _closed(self, order: DrainOrder, key: VersionKey, rest_s: float) -> None:
         late = f"close() of {key} did not return within"

@@ -140,6 +140,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def begin_anew(self, reason: str) -> Kept:
+        """Set aside what `open` has returned, because it makes no sense, and begin with nothing; raises as `open`."""
+        ...
+
     async def close(self) -> None:
         """Write what was ordered and let go; cancelled, that goes on by itself."""
         ...
@@ -330,6 +334,8 @@ class Ports:
     wake: Wake
     offload: Offload
     memory: Memory
+    journal: Journal | None = None
+    """None: what `open_engine` was told; the simulator has its own."""
 
     @classmethod
     def system(cls) -> Ports:

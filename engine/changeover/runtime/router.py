@@ -74,8 +74,8 @@ class Router:
         """The account of each model that has all its traffic on one version; replaced whole, never changed."""
         self._parked: dict[VersionKey, None] = {}
         """Those that were evicted; they keep their traffic, and may get that of others."""
-        self._held: set[str] = set()
-        """The models whose traffic nobody gets by being ready."""
+        self._held: dict[str, str] = {}
+        """By model: the one version that gets its traffic by being ready."""
         self.listeners: dict[str, Callable[[], None]] = {}
         """Called on the loop when a version of the model is opened or shut; kept by the saga that tries one out."""
 
@@ -155,34 +155,42 @@ class Router:
         for _ in range(_PICKS_MAX):
             if self.refusal is not None:
                 raise twin(self.refusal)
-            snapshot, drawn = self.snapshot, self._random.random()
-            pins: list[tuple[Pinned, str | None]] = []
-            try:
-                for model in models:
-                    route, point, picked, trial = snapshot.routes.get(model), drawn, None, None
-                    if route is not None:
-                        point, trial = route.point(key, lambda drawn=drawn: drawn), route.trial
-                        picked = route.choose(point)
-                    account = self._open.get(VersionKey(model, picked)) if picked is not None else None
-                    if account is None and snapshot is self.snapshot and self.refusal is None:
-                        raise self._explain(model, picked)
-                    ref = account.acquire(use) if account is not None else None
-                    if account is None or ref is None:
-                        break  # the traffic moved while we looked: the whole set begins anew
-                    pins.append((Pinned(account, ref), None))
-                    if attend and trial is not None:
-                        self._attend(pins[-1][0], use, model, trial, point)
-                        pins[-1] = pins[-1][0], trial.salt if trial.fallback and picked == trial.new else None
-                else:
-                    whole, pins = pins, []
-                    return whole
-            finally:
-                for pinned, _salt in pins:
-                    pinned.account.release(pinned.ref)
-                    if pinned.standby is not None:
-                        pinned.standby.release(pinned.standby_ref)
+            pins = self._pin_at_once(use, models, key, attend=attend)
+            if pins is not None:
+                return pins
         text = f"{', '.join(models)}: their versions change faster than a set of them can be placed"
         raise NotReady(text, model=models[-1])
+
+    def _pin_at_once(
+        self, use: Use, models: Sequence[str], key: str | None, *, attend: bool
+    ) -> list[tuple[Pinned, str | None]] | None:
+        """Do so, or return None with nothing left behind where the traffic moved meanwhile."""
+        snapshot, drawn = self.snapshot, self._random.random()
+        pins: list[tuple[Pinned, str | None]] = []
+        try:
+            for model in models:
+                route, point, picked = snapshot.routes.get(model), drawn, None
+                if route is not None:
+                    point = route.point(key, lambda: drawn)
+                    picked = route.choose(point)
+                account = self._open.get(VersionKey(model, picked)) if picked is not None else None
+                if account is None and snapshot is self.snapshot and self.refusal is None:
+                    raise self._explain(model, picked)
+                ref = account.acquire(use) if account is not None else None
+                if account is None or ref is None:
+                    return None
+                pins.append((Pinned(account, ref), None))
+                if attend and route is not None and route.trial is not None:
+                    self._attend(pins[-1][0], use, model, route.trial, point)
+                    relieved = route.trial.fallback and picked == route.trial.new
+                    pins[-1] = pins[-1][0], route.trial.salt if relieved else None
+            whole, pins = pins, []
+            return whole
+        finally:
+            for pinned, _salt in pins:
+                pinned.account.release(pinned.ref)
+                if pinned.standby is not None:
+                    pinned.standby.release(pinned.standby_ref)
 
     # --- on the loop ---
 
@@ -202,7 +210,7 @@ class Router:
         self._parked.pop(loaded.key, None)
         if self.refusal is None:
             self.named[loaded.key] = loaded.account
-        if loaded.key.model not in self._held:
+        if self._held.get(loaded.key.model, loaded.key.version) == loaded.key.version:
             self._apply(VersionReady(loaded.key.model, loaded.key.version))
         if self.refusal is None:  # it may have had its traffic while it was parked
             self.direct = self._whole_routes(self.direct, (loaded.key.model,))
@@ -262,13 +270,13 @@ class Router:
         """Let nobody stand by any more; the shares stay as they are."""
         self._apply(TrialEnded(models))
 
-    def hold(self, model: str) -> None:
-        """Give the traffic of a model to nobody by itself, until `release`: it waits for a version that is to come."""
-        self._held.add(model)
+    def hold(self, model: str, version: str) -> None:
+        """Keep the traffic of a model that has none for a version that is to come, until `release`."""
+        self._held[model] = version
 
     def release(self, to: Mapping[str, str | None]) -> None:
         """End the hold of models, in one step; each goes to the version named, or to the newest that is there."""
-        self._held -= to.keys()
+        self._held = {model: version for model, version in self._held.items() if model not in to}
         chosen: dict[str, str] = {}
         for model, version in to.items():
             ready = [key.version for key in self._open if key.model == model]

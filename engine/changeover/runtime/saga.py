@@ -13,10 +13,11 @@ import trio
 
 from changeover.core import aftermath, plan
 from changeover.core.checks import describe
+from changeover.core.operations import StepRecord, SwapOperation
 from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Ordered, Progress, Run, Step, Undone
-from changeover.core.snapshots import StepRecord, SwapOperation
-from changeover.core.values import SwapState
-from changeover.errors import JournalFailed, Superseded, SwapFailed, SwapNotAllowed, SwapNotDone, SwapRolledBack
+from changeover.core.records import SwapRecord
+from changeover.core.values import SwapState, VersionKey
+from changeover.errors import JournalFailed, SwapNotAllowed, SwapNotDone
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.part import in_time
@@ -24,6 +25,7 @@ from changeover.runtime.shifting import TurnRound
 from changeover.runtime.steps import Steps, settled
 from changeover.runtime.supervisor import ChildSpec, Supervisor
 from changeover.runtime.swap import Swap, SwapWorld
+from changeover.runtime.why import not_done
 
 COMPENSATION_TRIES = 4
 """How often a compensation is tried before it is reported as failed."""
@@ -82,6 +84,29 @@ class Saga:
         return self.swap.models
 
     @property
+    def keys(self) -> frozenset[VersionKey]:
+        """Every version that takes part."""
+        return self.swap.keys
+
+    @property
+    def news(self) -> frozenset[VersionKey]:
+        """The versions that it swaps to."""
+        return self.swap.news
+
+    @property
+    def record(self) -> SwapRecord:
+        """The swap as the journal has it."""
+        return SwapRecord(self.operation, self._progress, self.swap.drain, self.swap.timeouts)
+
+    def told(self, model: str) -> str:
+        """Return what somebody is told who wants to swap a model of it, and may not."""
+        to = next(pair.new.version for pair in self.swap.pairs if pair.model == model)
+        return (
+            f"{model} is being swapped to {to} by swap {self.swap.id}; wait, roll it back, or "
+            'use on_busy="queue" or "supersede"'
+        )
+
+    @property
     def has_begun(self) -> bool:
         """Whether its turn has come."""
         return self._begun
@@ -109,6 +134,11 @@ class Saga:
         ended = self._book.operation.state.ended
         open_ended = not (ended or self._is_finishing or self._is_crossing) and self._turned is None
         return open_ended and self._progress.can_turn and self._may_take_slot()
+
+    @property
+    def may_be_superseded(self) -> bool:
+        """True while a newer order may take its place: it waits, or can be turned round."""
+        return not self._begun or self.can_turn
 
     @property
     def is_before_pivot(self) -> bool:
@@ -301,7 +331,7 @@ class Saga:
         if operation.state is SwapState.COMPLETED:
             self.ended.settle(operation)
         else:
-            self.ended.fail(self._error(operation.state))
+            self.ended.fail(self._error())
 
     def _shift_facts(self) -> dict[str, Any]:
         """Return what the operation tells of its shift."""
@@ -309,19 +339,10 @@ class Saga:
         share = min(self._world.router.share(pair.new) for pair in self.swap.pairs)
         return {"share": share, "guard": shift.verdict, "fallbacks": shift.fallbacks, "shadow": shift.shadow}
 
-    def _error(self, state: SwapState) -> SwapNotDone:
-        kinds: dict[SwapState, type[SwapNotDone]] = {
-            SwapState.ROLLED_BACK: SwapRolledBack,
-            SwapState.CANCELLED: SwapRolledBack,
-            SwapState.SUPERSEDED: Superseded,
-        }
-        swap, superseded_by = self.swap, self._book.operation.superseded_by
+    def _error(self) -> SwapNotDone:
+        superseded_by = self._book.operation.superseded_by
         reason = f"swap {superseded_by} took its place" if superseded_by else self._why
-        why = self._book.operation.error_message or reason
-        version = self._book.operation.to_version
-        kind = kinds.get(state, SwapFailed)
-        text = f"the swap of {swap} did not happen: {why}"
-        error = kind(text, operation=self.operation, model=swap.name, version=version)
+        error = not_done(self.operation, self._book.operation.error_message or reason)
         error.__cause__ = self._cause
         return error
 

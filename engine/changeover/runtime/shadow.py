@@ -14,7 +14,8 @@ from typing import Any
 
 from changeover.core.inputs import copied
 from changeover.core.ledger import Account
-from changeover.core.snapshots import Reply, ShadowReport
+from changeover.core.operations import ShadowReport
+from changeover.core.snapshots import Reply
 from changeover.core.tally import peek
 from changeover.errors import InvalidInput, LeaseRevoked, VersionCrashed
 from changeover.runtime.host import Host

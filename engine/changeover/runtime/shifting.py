@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from changeover.core import ramp
-from changeover.core.snapshots import ShadowReport, Verdict
+from changeover.core.operations import ShadowReport, Verdict
 from changeover.core.values import VersionKey
 from changeover.runtime.swap import Swap, SwapWorld
 from changeover.runtime.watch import Watch

@@ -6,7 +6,9 @@ until every one of them is free. Belongs to the loop; spawns nothing.
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
+
+from changeover.core.values import VersionKey
 
 WAITING_MAX = 100
 """So many swaps of one model wait at most."""
@@ -20,27 +22,38 @@ class Contender(Protocol):
         """The models whose slots it needs, all at once."""
         ...
 
+    @property
+    def keys(self) -> frozenset[VersionKey]:
+        """Every version that takes part."""
+        ...
+
+    @property
+    def news(self) -> frozenset[VersionKey]:
+        """The versions that are about to get traffic."""
+        ...
+
+    def told(self, model: str) -> str:
+        """Return what somebody is told who wants to swap a model of it, and may not."""
+        ...
+
     def begin(self) -> None:
         """Hear that its turn has come."""
         ...
 
 
-S = TypeVar("S", bound=Contender)
-
-
-class Slots(Generic[S]):
+class Slots:
     """The slots of all models."""
 
     def __init__(self) -> None:
         """Begin with every slot free."""
-        self._holders: dict[str, S] = {}
-        self._line: list[S] = []
+        self._holders: dict[str, Contender] = {}
+        self._line: list[Contender] = []
 
-    def holder(self, model: str) -> S | None:
+    def holder(self, model: str) -> Contender | None:
         """Return the swap whose turn it is, or None."""
         return self._holders.get(model)
 
-    def waiting(self, model: str) -> tuple[S, ...]:
+    def waiting(self, model: str) -> tuple[Contender, ...]:
         """Return the swaps of a model that wait, the next one first."""
         return tuple(swap for swap in self._line if model in swap.models)
 
@@ -48,25 +61,25 @@ class Slots(Generic[S]):
         """Return whether a new swap of the model would have to wait."""
         return model in self._holders or bool(self.waiting(model))
 
-    def everybody(self) -> tuple[S, ...]:
+    def everybody(self) -> tuple[Contender, ...]:
         """Return every swap that waits, the last one first, then those whose turn it is."""
         return (*reversed(self._line), *dict.fromkeys(self._holders.values()))
 
-    def enter(self, swap: S) -> None:
+    def enter(self, swap: Contender) -> None:
         """Give the swap its slots, or let it wait at the end of the line."""
         if any(map(self.is_busy, swap.models)):
             self._line.append(swap)
         else:
             self._take(swap)
 
-    def take_back(self, swap: S) -> bool:
+    def take_back(self, swap: Contender) -> bool:
         """Give the slots to a swap that has passed its pivot; False, and nothing changes, where one is taken."""
         if any(self._holders.get(model, swap) is not swap for model in swap.models):
             return False
         self._holders.update(dict.fromkeys(swap.models, swap))
         return True
 
-    def leave(self, swap: S) -> None:
+    def leave(self, swap: Contender) -> None:
         """Free the slots, or leave the line; nothing happens where the swap is in neither."""
         for model in swap.models:
             if self._holders.get(model) is swap:
@@ -83,6 +96,6 @@ class Slots(Generic[S]):
                 self._take(swap)
             wanted.update(swap.models)
 
-    def _take(self, swap: S) -> None:
+    def _take(self, swap: Contender) -> None:
         self._holders.update(dict.fromkeys(swap.models, swap))
         swap.begin()

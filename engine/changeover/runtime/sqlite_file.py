@@ -18,7 +18,8 @@ from typing import Literal
 
 import attrs
 
-from changeover.core.records import HISTORY_MAX, Entry, Kept, SetAside, SwapRow
+from changeover.core.operations import SetAside
+from changeover.core.records import HISTORY_MAX, Entry, Kept, SwapRow
 from changeover.errors import JournalFailed
 from changeover.runtime import sqlite_schema
 from changeover.runtime.file_lock import FileLock, in_use, sqlite_has
@@ -191,6 +192,8 @@ class SqliteFile:
 
     def close(self) -> None:
         """Move the log into the database where that can be done, and let go; never raises."""
+        with suppress(OSError):
+            self._cut()
         self._disconnect()
         if self._lock is not None:
             self._lock.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 
@@ -90,5 +89,5 @@ class SwapWorld:
     """Returns the version of a key; raises `ModelNotRegistered`."""
     desires: Desires
     """Which versions shall be active, as the journal has it."""
-    slots: Slots[Any]
+    slots: Slots
     """Of `Saga`s, which this module stands below."""

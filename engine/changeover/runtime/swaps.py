@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import trio
 
+from changeover.core.checks import seconds
+from changeover.core.operations import RecoveryReport, SwapOperation
 from changeover.core.shift import Shift
-from changeover.core.snapshots import SwapOperation
-from changeover.core.values import Drain, SwapState, Timeouts
+from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
 from changeover.errors import InvalidValue, SwapNotAllowed, SwapNotDone
 from changeover.runtime.ordering import OnBusy, OnCancel, Ordering
 from changeover.runtime.saga import Saga
+from changeover.runtime.why import not_done
 
 
 class Swapping(Ordering):
@@ -73,7 +75,8 @@ class Swapping(Ordering):
 
         Cancelled, the swap goes on. Raises `SwapNotFound`, `SwapFailed`, `SwapRolledBack` and `Superseded`.
         """
-        return await self._saga(swap_id).ended.wait()
+        saga = self._sagas.get(swap_id)
+        return await saga.ended.wait() if saga is not None else await self._past_ended(swap_id)
 
     async def rollback(self, swap_id: str) -> SwapOperation:
         """Take a swap back: turn it round while it runs, or swap back after it; return the operation that did.
@@ -83,12 +86,14 @@ class Swapping(Ordering):
         back was itself turned round.
         """
         self._check_open()
-        saga = self._saga(swap_id)
+        saga = self._sagas.get(swap_id)
+        if saga is None:
+            done = self._undoable(await self._past_ended(swap_id, anyhow=True))
+            pairs = [(VersionKey(m.model, m.to_version), VersionKey(m.model, m.from_version)) for m in done.members]
+            record = self._past(swap_id)
+            return await self._swap_back(swap_id, pairs, record.drain, record.timeouts)
         await trio.lowlevel.checkpoint()
-        state = saga.operation.state
-        if state.ended and state is not SwapState.COMPLETED:
-            text = f"swap {swap_id} did not happen ({state.value}), so there is nothing to roll back"
-            raise SwapNotAllowed(text, model=saga.swap.name)
+        self._undoable(saga.operation)
         if saga.can_turn:
             saga.turn(SwapState.ROLLED_BACK)
         try:
@@ -97,10 +102,51 @@ class Swapping(Ordering):
             if error.operation.state is SwapState.ROLLED_BACK:
                 return saga.operation
             raise
+        swap = saga.swap
+        return await self._swap_back(swap_id, [(p.new, p.old) for p in swap.pairs], swap.drain, swap.timeouts)
+
+    async def recovered(self, timeout_s: float | None = None) -> RecoveryReport:
+        """Return once all that an earlier process has left in the journal was brought back, finished or undone.
+
+        It waits for versions to be registered. Cancelled, that goes on. Raises `NotReady`, which says what is missing,
+        after `timeout_s`; what could not be brought back is in the report.
+        """
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s)
+        self._check_open()
+        return await self._recovery.wait(timeout_s)
+
+    # --- inside ---
+
+    @staticmethod
+    def _undoable(operation: SwapOperation) -> SwapOperation:
+        """Return a swap that runs or is completed; raises `SwapNotAllowed`."""
+        state = operation.state
+        if state.ended and state is not SwapState.COMPLETED:
+            text = f"swap {operation.id} did not happen ({state.value}), so there is nothing to roll back"
+            raise SwapNotAllowed(text, model=operation.model)
+        return operation
+
+    async def _past_ended(self, swap_id: str, *, anyhow: bool = False) -> SwapOperation:
+        """Return a swap of an earlier process, when it is recovered; raises what `swap` would have raised."""
+        rescue = self._recovery.of_swap(swap_id)
+        if rescue is not None:
+            await rescue.ended.wait()
+        else:
+            self._past(swap_id)
+            await trio.lowlevel.checkpoint()
+        operation = self._past(swap_id).operation
+        if operation.state is SwapState.COMPLETED or anyhow:
+            return operation
+        raise not_done(operation, operation.error_message or operation.state.value)
+
+    async def _swap_back(
+        self, swap_id: str, pairs: list[tuple[VersionKey, VersionKey]], drain: Drain, timeouts: Timeouts
+    ) -> SwapOperation:
+        """Swap from what a swap has brought to what was before it."""
         self._check_open()  # it may have been closed meanwhile
-        done = saga.swap
-        pairs = tuple(self._pair(pair.old, pair.new.version, "refuse") for pair in done.pairs)
-        back = self._make_saga(pairs, done.drain, Shift(), done.timeouts, rollback_of=swap_id)
+        moves = tuple(self._pair(self._named(*old).key, new.version, "refuse") for new, old in pairs)
+        back = self._make_saga(moves, drain, Shift(), timeouts, rollback_of=swap_id)
         self._slots.enter(back)
         return await back.ended.wait()
 

@@ -1,11 +1,12 @@
-"""Why a version cannot do what it was asked to, as errors in words. Pure; owns no state."""
+"""Why a version cannot do what it was asked to, or a swap did not happen, as errors in words. Pure; owns no state."""
 
 from __future__ import annotations
 
 from typing import cast
 
 from changeover.core.checks import describe
-from changeover.core.values import VersionKey, VersionState
+from changeover.core.operations import SwapOperation
+from changeover.core.values import SwapState, VersionKey, VersionState
 from changeover.errors import (
     AlreadyLoaded,
     ChangeoverError,
@@ -13,6 +14,10 @@ from changeover.errors import (
     LoadCancelled,
     LoadFailed,
     LoadTimeout,
+    Superseded,
+    SwapFailed,
+    SwapNotDone,
+    SwapRolledBack,
     VersionCrashed,
     VersionInUse,
     VersionNotLoaded,
@@ -112,3 +117,15 @@ def model_beyond_use(key: VersionKey, error: BaseException) -> VersionCrashed:
 def engine_closed(key: VersionKey) -> EngineClosed:
     """Say that the engine was closed under it."""
     return EngineClosed(f"{key}: the engine was closed", model=key.model, version=key.version)
+
+
+def not_done(operation: SwapOperation, reason: str) -> SwapNotDone:
+    """Say that a swap did not happen."""
+    kinds: dict[SwapState, type[SwapNotDone]] = {
+        SwapState.ROLLED_BACK: SwapRolledBack,
+        SwapState.CANCELLED: SwapRolledBack,
+        SwapState.SUPERSEDED: Superseded,
+    }
+    text = f"the swap of {' and '.join(map(str, operation.members))} did not happen: {reason}"
+    kind = kinds.get(operation.state, SwapFailed)
+    return kind(text, operation=operation, model=operation.model, version=operation.to_version)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from changeover.core import guard
 from changeover.core.guard import SPELLS_MIN, Judgement, judge
 from changeover.core.meter import SPELLS, Ended, Meter
+from changeover.core.operations import Sample
 from changeover.core.shift import Guard
-from changeover.core.snapshots import Sample
 
 USUAL = Guard()
 SPELL_S = USUAL.window_s / SPELLS

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
@@ -23,7 +23,7 @@ from changeover.errors import (
     RequestTimeout,
     VersionCrashed,
 )
-from tests.support.models import BATCHED, Broken
+from tests.support.models import BATCHED, Broken, first_column
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
 from tests.support.threads import Crowd, patient
 
@@ -109,18 +109,21 @@ async def test_workers_answer_at_the_same_time(rig: Rig, autojump_clock: Any) ->
 
 async def test_a_batch_may_hold_members_of_several_sets(rig: Rig, autojump_clock: Any) -> None:
     """Answers that come in one batch are told to each set."""
-    await three(rig, batching=Batching(4, 0.5))
-    outcomes = [Outcome(rig.engine.infer_many, requests()) for _ in range(4)]
+    await three(rig, batching=Batching(4, 0.5), signature=BATCHED, answers=first_column)
+    asked = [{model: {"x": np.array([[number, 0.0]])} for model in MODELS} for number in range(4)]
+    outcomes = [Outcome(rig.engine.infer_many, requests) for requests in asked]
     async with running(*outcomes):
         pass
-    assert [versions(outcome.value) for outcome in outcomes] == ["111"] * 4
+    answers = [[reply.outputs["y"].tolist() for reply in outcome.value.values()] for outcome in outcomes]
+    assert answers == [[[number]] * 3 for number in range(4)]
+    assert calls(rig, "a/1") == 1
     assert_nothing_left(rig)
 
 
 @pytest.mark.parametrize("bad", [{}, [], None, {"": {}}, {1: {}}])
 async def test_a_set_that_makes_no_sense_is_refused(rig: Rig, bad: Any, autojump_clock: Any) -> None:
     """No requests, no mapping, or a name that is none: `InvalidValue`."""
-    with pytest.raises(InvalidValue, match="requests|model"):
+    with pytest.raises(InvalidValue, match=r"requests|model"):
         await rig.engine.infer_many(bad)
     with pytest.raises(InvalidValue, match="timeout_s"):
         await rig.engine.infer_many({"a": {}}, timeout_s=-1.0)
@@ -131,10 +134,10 @@ async def test_a_set_that_makes_no_sense_is_refused(rig: Rig, bad: Any, autojump
 
 @EVERY_WAY
 async def test_no_set_is_a_mix_while_another_task_flips(rig: Rig, ways: dict[str, str], autojump_clock: Any) -> None:
-    """Under a stream of flips of the group every set is answered by all of the old versions or all of the new ones."""
+    """10,000 sets under a stream of flips of the group: each is answered by old versions only, or by new ones."""
     await three(rig, ways)
     found: list[str] = []
-    left = [SETS // 5]
+    left = [SETS * (1 if "worker" in ways.values() else 3) // 5]
 
     async def flip() -> None:
         while True:
@@ -371,7 +374,7 @@ async def test_a_set_moves_no_more_often_than_a_request(rig: Rig, autojump_clock
             await settle()
     assert isinstance(outcome.error, LeaseRevoked)
     assert sum("in vain" in note for note in outcome.error.__notes__) == 8
-    assert (calls(rig, "b/1"), sum(calls(rig, f"a/{number}") for number in range(12))) == (9, 12)
+    assert (calls(rig, "b/1"), sum(calls(rig, f"a/{number}") for number in range(12))) == (9, 0)
     await trio.sleep(2_000.0)
     assert_nothing_left(rig)
 
@@ -484,6 +487,3 @@ async def test_a_model_for_one_thread_is_waited_for_aside() -> None:
 def _lease_slowly(rig: Rig) -> None:
     with rig.engine.lease("b") as lease:
         lease.infer({"slow": 1})
-
-
-Found = Callable[[], None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from changeover import Drain
 from changeover.core.routes import Trial
@@ -141,7 +142,7 @@ async def test_no_set_is_a_mix_for_real_threads() -> None:
         while len(found) < 4:
             for to in (NEW, OLD):
                 shift(rig, to)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         await trio.to_thread.run_sync(crowd.join)
         assert set().union(*found) == {"111", "222"}
         assert_none_held(rig)
@@ -261,10 +262,7 @@ async def test_where_one_is_missing_none_is_held(rig: Rig, form: str, autojump_c
     for models, kind in ((["a", "d"], NotReady), (["d", "a"], NotReady), (["a", "nobody"], ModelNotRegistered)):
         leases = rig.engine.lease_many(models)
         with pytest.raises(kind, match=r"d |nobody"):
-            if form == "sync":
-                leases.__enter__()
-            else:
-                await leases.__aenter__()
+            leases.__enter__() if form == "sync" else await leases.__aenter__()
         assert_none_held(rig)
         with pytest.raises(ReferenceNotHeld):
             _ = leases["a"].version
@@ -439,7 +437,10 @@ async def test_a_forgotten_set_is_given_back_with_a_warning(rig: Rig, form: str,
     else:
         await leases.__aenter__()
         leases._stay.leave(None, None, None)
-    with pytest.warns(ResourceWarning, match="a lease of a was"), pytest.warns(ResourceWarning, match="a lease of b was"):
+    with (
+        pytest.warns(ResourceWarning, match="a lease of a was"),
+        pytest.warns(ResourceWarning, match="a lease of b was"),
+    ):
         del leases
     assert_none_held(rig)
 

@@ -20,7 +20,7 @@ from changeover.runtime import sqlite_file, sqlite_journal
 from changeover.runtime.journal import MemoryJournal
 from changeover.runtime.ports import Ports
 from changeover.runtime.sqlite_journal import SqliteJournal
-from tests.support.disks import Closings, entry, log_of, look, look_at_once, numbers, on_disk, opened, put
+from tests.support.disks import Closings, entry, log_of, look, look_at_once, names_in, numbers, on_disk, opened, put
 from tests.support.programs import Program
 from tests.support.threads import PATIENCE_S
 
@@ -89,7 +89,7 @@ async def test_closed_there_is_one_file_and_the_lock(tmp_path: Path) -> None:
     async with opened(tmp_path / "j") as (journal, _):
         await put(journal, entry(1))
         assert log_of(tmp_path / "j").stat().st_size > 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["j", "j.lock"]
+    assert names_in(tmp_path) == ["j", "j.lock"]
 
 
 async def test_an_engine_without_a_file_needs_no_sqlite() -> None:
@@ -195,9 +195,7 @@ async def test_without_a_thread_it_cannot_be_opened(tmp_path: Path) -> None:
     assert isinstance(await put(journal, entry(1)), JournalFailed)
 
 
-async def test_a_thread_that_dies_answers_for_what_was_ordered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_thread_that_dies_answers_for_what_was_ordered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody has thought of ends no write without an outcome, also of those behind it."""
     journal = SqliteJournal(tmp_path / "j", Ports.system())
     await journal.open()

@@ -1,4 +1,4 @@
-"""Journal files that cannot be used: ours are set aside whole, others' are left alone, and older ones brought up to date."""
+"""Journal files that cannot be used: ours are set aside whole, others' left alone, older ones brought up to date."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,17 @@ from changeover.core.records import Entry, Kept, SwapRow
 from changeover.errors import JournalFailed, JournalInUse
 from changeover.runtime import sqlite_schema
 from tests.house.tree import ROOT
-from tests.support.disks import as_nobody, entry, log_of, look, look_at_once, numbers, on_disk
+from tests.support.disks import (
+    as_nobody,
+    entry,
+    everybodys_folder,
+    log_of,
+    look,
+    look_at_once,
+    names_in,
+    numbers,
+    on_disk,
+)
 from tests.support.programs import Program
 
 GOLDEN = ROOT / "tests" / "golden" / "journal_1.db"
@@ -55,40 +64,25 @@ def sql(path: Path, *statements: str) -> None:
 # --- set aside ------------------------------------------------------------------------------------------------------
 
 
-def garbage(path: Path) -> None:
-    path.write_bytes(random.Random(1).randbytes(10_000))
+def noise(count_bytes: int) -> bytes:
+    """Return bytes that mean nothing."""
+    return random.Random(1).randbytes(count_bytes)
 
 
-def truncated(path: Path) -> None:
-    os.truncate(path, 2 * 4096)
-
-
-def stump(path: Path) -> None:
-    os.truncate(path, 50)
-
-
-def zeros(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def flipped_page(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[4 * 4096 : 5 * 4096] = random.Random(1).randbytes(4096)
-    path.write_bytes(content)
-
-
-def flipped_id(path: Path) -> None:
+def overwrite(path: Path, at: int, by: bytes) -> None:
+    """Change bytes in the middle of a file."""
     content = path.read_bytes()
-    at = content.rindex(b"swap 7")
-    path.write_bytes(content[:at] + b"swap x" + content[at + 6 :])
+    path.write_bytes(content[:at] + by + content[at + len(by) :])
 
 
-def log_without_database(path: Path) -> None:
+def leave_only_a_log(path: Path) -> None:
+    """Have the write-ahead log alone."""
     log_of(path).write_bytes(b"a log")
     path.unlink()
 
 
-def log_with_empty_database(path: Path) -> None:
+def leave_a_log_and_nothing_it_is_for(path: Path) -> None:
+    """Have a write-ahead log beside an empty file."""
     log_of(path).write_bytes(b"a log")
     os.truncate(path, 0)
 
@@ -103,9 +97,15 @@ BY_SQL = {
     "a desired record is of another kind": "UPDATE desired SET record = 1",
     "its version never was": "PRAGMA user_version = 0",
 }
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "garbage": garbage, "truncated": truncated, "a stump": stump, "zeros": zeros, "a flipped page": flipped_page,
-    "a flipped id": flipped_id, "no database": log_without_database, "an empty database": log_with_empty_database,
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "garbage": lambda path: path.write_bytes(noise(10_000)),
+    "truncated": lambda path: os.truncate(path, 2 * 4096),
+    "a stump": lambda path: os.truncate(path, 50),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a flipped page": lambda path: overwrite(path, 4 * 4096, noise(4096)),
+    "a flipped id": lambda path: overwrite(path, path.read_bytes().rindex(b"swap 7"), b"swap x"),
+    "no database": leave_only_a_log,
+    "an empty database": leave_a_log_and_nothing_it_is_for,
     **{name: lambda path, text=text: sql(path, text) for name, text in BY_SQL.items()},
     "ids that are not unique": lambda path: sql(
         path, "DROP TABLE swap",
@@ -189,7 +189,7 @@ async def test_it_is_told_by_the_journal_itself(tmp_path: Path) -> None:
     kept = await look(tmp_path / "j")
     assert kept.set_aside is not None
     assert kept.set_aside.path > str(tmp_path / "j.corrupt-2024")
-    assert Path(kept.set_aside.path).read_bytes() == b"garbage"
+    assert everything_in(tmp_path)[Path(kept.set_aside.path).name] == b"garbage"
     assert (await look(tmp_path / "j")).set_aside is None
 
 
@@ -236,20 +236,13 @@ def test_what_cannot_be_a_journal_is_refused(tmp_path: Path) -> None:
         with pytest.raises(JournalFailed, match=text) as caught:
             look_at_once(path)
         assert str(path) in str(caught.value)
-    assert list(everything_in_names(tmp_path)) == ["pipe"]
-
-
-def everything_in_names(folder: Path) -> Iterator[str]:
-    """Yield the names in a folder but for locks."""
-    return (path.name for path in folder.iterdir() if path.suffix != ".lock")
+    assert names_in(tmp_path) == ["pipe", "pipe.lock"]
 
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
     """Return a folder that everybody can reach, which pytest's own is not."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o777)
+    with everybodys_folder() as folder:
         yield folder
 
 
@@ -258,10 +251,17 @@ def test_a_journal_that_may_not_be_written_is_refused(shared_folder: Path) -> No
     path = filled(shared_folder / "j", 3)
     (shared_folder / "j.lock").chmod(0o666)
     before = everything_in(shared_folder)
-    for mode, file_mode, folder_mode in (("file", 0o444, 0o777), ("unreadable", 0o000, 0o777), ("folder", 0o666, 0o555)):
+    for mode, file_mode, folder_mode in (
+        ("file", 0o444, 0o777),
+        ("unreadable", 0o000, 0o777),
+        ("folder", 0o666, 0o555),
+    ):
         path.chmod(file_mode)
         shared_folder.chmod(folder_mode)
-        with as_nobody(), pytest.raises(JournalFailed, match=r"j could not be opened: .*; let this process write") as caught:
+        with (
+            as_nobody(),
+            pytest.raises(JournalFailed, match=r"j could not be opened: .*; let this process write") as caught,
+        ):
             look_at_once(path)
         assert not isinstance(caught.value, JournalInUse), mode
     with as_nobody(), pytest.raises(JournalFailed, match=r"new could not be opened: .*; let this process write"):

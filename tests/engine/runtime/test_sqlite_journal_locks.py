@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -153,3 +154,30 @@ async def test_a_forked_child_is_refused_while_its_parent_has_it(tmp_path: Path)
         with Program(LOOKS, str(tmp_path / "j")) as program:  # the child has not taken the lock along
             assert "is open in" in program.ends()[1]
     assert numbers(await look(tmp_path / "j")) == [1]
+
+
+FORKS_AND_WAITS = """
+import os, signal, sys
+from pathlib import Path
+from tests.support.disks import entry, on_disk
+file = on_disk(Path(sys.argv[1]))
+file.open()
+file.write(entry(1))
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_does_not_hold_what_its_dead_parent_had(tmp_path: Path) -> None:
+    """A pool of workers that outlives a killed engine does not keep the next one out."""
+    with Program(FORKS_AND_WAITS, str(tmp_path / "j")) as program:
+        assert program.process.stdout is not None
+        child = int(program.process.stdout.readline())
+        try:
+            program.process.kill()
+            program.process.wait()
+            assert numbers(look_at_once(tmp_path / "j")) == [1]
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -1,0 +1,270 @@
+"""Brings the models of one unit back, as an earlier process has left them, and ends the swaps that were open.
+
+A task of the saga supervisor that holds the slots of its models meanwhile. It owns the orders that it gives; what it
+has begun when it is cancelled, the next process begins again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import attrs
+import trio
+
+from changeover.core import wire
+from changeover.core.checks import describe
+from changeover.core.operations import Aftermath, Recovered, Recovering
+from changeover.core.records import Entry, SwapRecord, SwapRow, shortened
+from changeover.core.recovery import Open, Unit, mismatch
+from changeover.core.values import Drain, SwapState, VersionKey
+from changeover.errors import AlreadyLoaded, ChangeoverError, EngineClosed, JournalFailed
+from changeover.runtime.events import logger
+from changeover.runtime.history import History
+from changeover.runtime.mailbox import Promise, all_of
+from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
+from changeover.runtime.registry import Registry
+from changeover.runtime.supervisor import ChildSpec, Supervisor
+from changeover.runtime.swap import SwapWorld
+
+Result = Literal["restored", "finished", "undone", "failed", "given_up"]
+
+
+@attrs.frozen
+class RescueWorld:
+    """What a rescue needs of the engine."""
+
+    swaps: SwapWorld
+    registry: Registry
+    history: History
+    supervisor: Supervisor
+
+
+class Rescue:
+    """The recovery of one unit; everything but the task is called on the loop."""
+
+    def __init__(self, unit: Unit, world: RescueWorld, done: Callable[[Recovered], None]) -> None:
+        """Keep the traffic of the models for the versions that shall have it."""
+        self.unit = unit
+        self.ended: Promise[Recovered] = Promise()
+        self._world = world
+        self._done = done
+        self._lot = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+        self._given_up = self._is_stopped = False
+        self._orders: dict[VersionKey, LoadOrder] = {}
+        self._troubles: list[str] = []
+        self._versions: Mapping[str, str] = {model: wanted.version for model, wanted in unit.wanted.items()}
+        """Those that it is bringing back now."""
+        self._hold()
+
+    # --- a contender for the slots of its models ---
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose slots it needs."""
+        return self.unit.models
+
+    @property
+    def keys(self) -> frozenset[VersionKey]:
+        """Every version that takes part."""
+        return self.unit.keys
+
+    @property
+    def news(self) -> frozenset[VersionKey]:
+        """The versions that are about to get traffic."""
+        return self.unit.keys
+
+    def told(self, model: str) -> str:
+        """Return what somebody is told who wants to swap a model of it."""
+        waits = "; ".join(self.report().waits_for)
+        return f'{model} is being recovered ({waits}); wait for engine.recovered(), or use on_busy="queue"'
+
+    def begin(self) -> None:
+        """Hear that it has the slots: nobody had them before."""
+
+    # --- what others call ---
+
+    def start(self) -> None:
+        """Start the task."""
+        name = f"recovery {'+'.join(self.models)}"
+        self._world.supervisor.start(ChildSpec(name, self.run, lambda _error, _delay_s: None, ended=self._over))
+
+    def look(self) -> None:
+        """Hear that a version was registered."""
+        self._lot.unpark_all()
+
+    @property
+    def swap_ids(self) -> tuple[str, ...]:
+        """The ids of the swaps that it ends."""
+        return tuple(swap.record.operation.id for swap in self.unit.swaps)
+
+    def stop(self) -> None:
+        """End the task, and leave everything to the next engine."""
+        self._is_stopped = True
+        self._scope.cancel()
+
+    def give_up(self) -> None:
+        """Bring nothing back any more; whatever is loaded gets the traffic."""
+        self._given_up = True
+        self._scope.cancel()
+
+    def report(self) -> Recovering:
+        """Return what it waits for."""
+        waits = self._missing() or tuple(f"{key} is being loaded" for key in self._orders)
+        return Recovering(self.models, self.swap_ids, waits)
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Load what shall be active, or what was before it; then write down how every open swap has ended."""
+        chosen: Mapping[str, str] | None = None
+        with self._scope:
+            chosen = await self._restore()
+        if not self._is_stopped:
+            await self._conclude(chosen)
+
+    async def _restore(self) -> Mapping[str, str] | None:
+        """Return the versions that are ready; None where none could be had."""
+        for versions in (self._versions, *([self.unit.instead] if self.unit.instead else [])):
+            self._versions = versions
+            self._hold()
+            await self._registered()
+            try:
+                await self._load()
+            except ChangeoverError as error:
+                self._troubles.append(describe(error))
+                logger.error("%s could not be recovered: %s", "+".join(self.models), error)
+            else:
+                return versions
+        return None
+
+    def _hold(self) -> None:
+        """Keep the traffic for the versions that are being brought back."""
+        for model, version in self._versions.items():
+            self._world.swaps.router.hold(model, version)
+
+    async def _registered(self) -> None:
+        """Wait until every version is registered, as what it was."""
+        told: tuple[str, ...] = ()
+        while missing := self._missing():
+            if missing != told:
+                logger.warning("%s waits to be recovered: %s", "+".join(self.models), "; ".join(missing))
+                told = missing
+            await self._lot.park()
+
+    def _missing(self) -> tuple[str, ...]:
+        """Return what is not as it must be, one clause for each version."""
+        found: list[str] = []
+        for model, version in self._versions.items():
+            key, wanted = VersionKey(model, version), self.unit.wanted[model]
+            if key not in self._world.registry:
+                found.append(f"{key} is not registered")
+            elif wanted.version == version and (wrong := mismatch(wanted, self._world.registry.get(key))):
+                found.append(wrong)
+        return tuple(found)
+
+    async def _load(self) -> None:
+        """Load all of them; where one fails, or nobody wants them any more, what was loaded for this goes again."""
+        for model, version in self._versions.items():
+            key = VersionKey(model, version)
+            self._orders[key] = LoadOrder()
+            self._world.swaps.version(key).post(self._orders[key])
+        try:
+            await all_of([order.ready for order in self._orders.values()], happy_with=AlreadyLoaded)
+        except BaseException:
+            for key, order in self._orders.items():
+                undo = CalledOff(order) if not order.ready.settled else DrainOrder(Drain())
+                if order.began:
+                    self._world.swaps.version(key).post(undo)
+            raise
+        finally:
+            self._orders = {}
+
+    async def _conclude(self, chosen: Mapping[str, str] | None) -> None:
+        """Let the traffic go its way, write the ends down, and tell everybody."""
+        swaps, world = self._world.swaps, self._world
+        swaps.router.release({model: (chosen or {}).get(model) for model in self.models})
+        records = [self._end(swap, chosen) for swap in self.unit.swaps]
+        rows = tuple(SwapRow(r.operation.id, ended=True, record=wire.encode(shortened(r))) for r in records)
+        written: Promise[None] = Promise()
+        swaps.journal.write(
+            Entry(rows, self._desired()), lambda error: written.settle(None) if error is None else written.fail(error)
+        )
+        try:
+            await written.wait()
+        except JournalFailed as error:  # the next process does the same again
+            self._troubles.append(describe(error))
+        for record in records:
+            world.history.put(record)
+        active = {model: swaps.router.active(model) for model in self.models}
+        ids = tuple(record.operation.id for record in records)
+        trouble = "; ".join(self._troubles) or None
+        swaps.slots.leave(self)
+        self._tell(records, Recovered(self.models, active, self._result(chosen), ids, trouble))
+
+    def _desired(self) -> Mapping[str, bytes | None]:
+        """Return what shall be active from now on: as before where nothing could be had; what is, where given up."""
+        desires, router = self._world.swaps.desires, self._world.swaps.router
+        if self._given_up:
+            return desires.want({model: router.active(model) for model in self.models})
+        return desires.as_found(self.models)
+
+    def _result(self, chosen: Mapping[str, str] | None) -> Result:
+        if chosen is None:
+            return "given_up" if self._given_up else "failed"
+        if not self.unit.swaps:
+            return "restored"
+        finished = self.unit.swaps[-1].end is SwapState.COMPLETED and not self._went_back(chosen)
+        return "finished" if finished else "undone"
+
+    def _went_back(self, chosen: Mapping[str, str]) -> bool:
+        return any(self.unit.wanted[model].version != version for model, version in chosen.items())
+
+    def _end(self, swap: Open, chosen: Mapping[str, str] | None) -> SwapRecord:
+        """Return an open swap as it has ended."""
+        state, why, left = swap.end, swap.why, None
+        if chosen is None:
+            state = SwapState.FAILED
+            why = "its recovery was given up" if self._given_up else "; ".join(self._troubles)
+            left = self._aftermath(why)
+        elif state is SwapState.COMPLETED and self._went_back(chosen):
+            state, why = SwapState.ROLLED_BACK, f"{swap.why}, and turned round: {'; '.join(self._troubles)}"
+        operation = swap.record.operation
+        message = f"{operation.error_message}; {why}" if operation.error_message else why
+        ended = attrs.evolve(
+            operation, state=state, end_time=self._world.swaps.ports.clock.wall(), error_message=message,
+            aftermath=left or operation.aftermath,
+        )  # fmt: skip
+        return attrs.evolve(swap.record, operation=ended)
+
+    def _aftermath(self, why: str) -> Aftermath:
+        active = {model: self._world.swaps.router.active(model) for model in self.models}
+        return Aftermath(
+            tuple(f"{f'{model}/{v}' if v else 'nobody'} has the traffic of {model}" for model, v in active.items()),
+            (why,),
+            tuple(
+                f'await engine.load("{model}", VERSION) gives it a version' for model, v in active.items() if v is None
+            ),
+        )
+
+    def _tell(self, records: list[SwapRecord], recovered: Recovered) -> None:
+        bus = self._world.swaps.bus
+        for record in records:
+            operation = record.operation
+            for member in operation.members:
+                bus.emit(
+                    "swap_state", VersionKey(member.model, member.to_version), swap_id=operation.id,
+                    state=operation.state.value, error=operation.error_message,
+                )  # fmt: skip
+        for model in self.models:
+            active = recovered.active[model]
+            bus.emit("model_recovered", model=model, result=recovered.result, active=active, error=recovered.error)
+        self._done(recovered)
+        self.ended.settle(recovered)
+
+    def _over(self) -> None:
+        """Hear that the task has ended: where the engine was closed before it was done, the next one begins again."""
+        if not self.ended.settled:
+            self._world.swaps.slots.leave(self)
+            self.ended.fail(EngineClosed(f"the engine was closed before {self.models[0]} was recovered"))

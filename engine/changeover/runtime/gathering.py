@@ -119,6 +119,7 @@ class Gathering:
                 continue
             asked = next((member.request for member in self._members if member.request is not None), None)
             if asked is None:
+                self._forget()
                 return None
             sleeper = Request(asked.account, asked.ref, {}, 1, self._world.now(), self._home, self._waiter)
             self._home.expect(sleeper)
@@ -265,6 +266,13 @@ class Gathering:
         self._is_pinned = False
         for member in self._members:
             self._has_run |= member.let_go() != "no"
+            member.forget()
+
+    def _forget(self) -> None:
+        """Let go of the errors of others who were asked before."""
+        self._left_behind = ()
+        for member in self._members:
+            member.forget()
 
 
 def _named(requests: object) -> list[tuple[str, Mapping[str, Any]]]:

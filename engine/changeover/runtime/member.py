@@ -196,6 +196,10 @@ class Member(Asking):
             self._meter.note_fallback()
         self._due, self.reply, self.salt, self.has_stood_in = (standby, ref), None, None, True
 
+    def forget(self) -> None:
+        """Let go of an error that nobody will be told of: its frames lead back here, and to the model."""
+        self._failure = None
+
     def settle(self) -> None:
         """Let go of the version before: the trial's own answers count."""
         self.salt = None

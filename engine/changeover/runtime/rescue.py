@@ -243,9 +243,7 @@ class Rescue:
         return Aftermath(
             tuple(f"{f'{model}/{v}' if v else 'nobody'} has the traffic of {model}" for model, v in active.items()),
             (why,),
-            tuple(
-                f'await engine.load("{model}", VERSION) gives it a version' for model, v in active.items() if v is None
-            ),
+            tuple(f'await engine.load("{m}", ...) gives {m} a version' for m, v in active.items() if v is None),
         )
 
     def _tell(self, records: list[SwapRecord], recovered: Recovered) -> None:

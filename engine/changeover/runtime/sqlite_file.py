@@ -11,8 +11,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -69,19 +69,32 @@ class SqliteFile:
 
     def open(self) -> Kept:
         """Open it and return what it holds; raises `JournalInUse` and `JournalFailed`, and is closed then."""
-        try:
+        with self._closed_by_errors("opened"):
             self._refuse_what_cannot_work()
             self._lock = FileLock(self._path)
             try:
                 return self._read()
             except Damaged as damage:
-                aside = self._set_aside(damage)
-            return attrs.evolve(self._read(), set_aside=aside)
+                return self._anew(damage)
+
+    def begin_anew(self, reason: str) -> Kept:
+        """Set aside what it holds and begin with nothing; raises as `open` does, and is closed then."""
+        with self._closed_by_errors("set aside"):
+            return self._anew(Damaged(reason))
+
+    @contextmanager
+    def _closed_by_errors(self, done: str) -> Generator[None, None, None]:
+        try:
+            yield
         except BaseException as error:
             self.close()
             if isinstance(error, JournalFailed) or not isinstance(error, Exception):
                 raise
-            raise _failed(self._path, "opened", error) from error
+            raise _failed(self._path, done, error) from error
+
+    def _anew(self, damage: Damaged) -> Kept:
+        aside = self._set_aside(damage)
+        return attrs.evolve(self._read(), set_aside=aside)
 
     def _refuse_what_cannot_work(self) -> None:
         if not self._path.parent.is_dir():

@@ -37,7 +37,13 @@ class Order(NamedTuple):
     deliver: Callable[[Exception | None], None]
 
 
-Orders = queue.SimpleQueue[Order | None]
+class Anew(NamedTuple):
+    """The order to set the file aside and begin with nothing."""
+
+    reason: str
+
+
+Orders = queue.SimpleQueue[Order | Anew | None]
 """First in, first out; None ends the thread."""
 
 
@@ -53,6 +59,24 @@ class Opening:
         self.answered = trio.Event()
         self.over = trio.Event()
 
+    async def answer(self) -> Kept:
+        """Wait for what the file holds; cancelled, or where that fails, it is closed. Raises as `Journal.open`."""
+        try:
+            await self.answered.wait()
+        except BaseException:
+            self.end()
+            raise
+        if self.kept is None:
+            raise self.error if isinstance(self.error, JournalFailed) else self.refusal()
+        kept, self.kept = self.kept, None  # it may be large
+        return kept
+
+    def end(self) -> None:
+        """Have the thread end, behind all that was ordered."""
+        if not self.closing:
+            self.closing = True
+            self.orders.put(None)
+
     def opened(self, kept: Kept) -> None:
         """Note that the file is open."""
         self.kept = kept
@@ -64,11 +88,11 @@ class Opening:
         self.answered.set()
         self.over.set()
         while not self.orders.empty():
-            if order := self.orders.get():
+            if isinstance(order := self.orders.get(), Order):
                 order.deliver(self.refusal())
 
     def refusal(self) -> JournalFailed:
-        """Return why nothing can be written."""
+        """Return why nothing can be done."""
         failed = JournalFailed("the journal is closed" if self.error is None else f"the journal failed: {self.error}")
         failed.__cause__ = self.error
         return failed
@@ -98,17 +122,7 @@ class SqliteJournal:
             lambda _none, error: opening.ended(error),
         )
         weakref.finalize(self, opening.orders.put, None).atexit = False
-        try:
-            await opening.answered.wait()
-        except BaseException:
-            self._end(opening)
-            raise
-        if isinstance(opening.error, JournalFailed):
-            raise opening.error
-        if opening.kept is None:
-            raise JournalFailed(f"the journal {self._path} could not be opened: {opening.error}") from opening.error
-        kept, opening.kept = opening.kept, None  # it may be large
-        return kept
+        return await opening.answer()
 
     def write(self, entry: Entry, deliver: Callable[[Exception | None], None]) -> None:
         """Order an entry to be kept."""
@@ -118,23 +132,26 @@ class SqliteJournal:
         else:
             opening.orders.put(Order(entry, deliver))
 
+    async def begin_anew(self, reason: str) -> Kept:
+        """Set aside what `open` has returned and begin with nothing; cancelled, or where that fails, it is closed."""
+        opening = self._opening
+        if opening is None or opening.closing or opening.over.is_set():
+            raise (opening or Opening()).refusal()
+        opening.answered = trio.Event()
+        opening.orders.put(Anew(reason))
+        return await opening.answer()
+
     async def close(self) -> None:
         """Write what was ordered, move it all into one file, and let go of it; cancelled, the thread does it alone."""
         if self._opening is None:
             await trio.lowlevel.checkpoint()
             return
-        self._end(self._opening)
+        self._opening.end()
         await self._opening.over.wait()
 
     def orphan(self) -> None:
         """Be closed, in a forked child: the thread and the file are the parent's."""
         self._opening = None
-
-    @staticmethod
-    def _end(opening: Opening) -> None:
-        if not opening.closing:
-            opening.closing = True
-            opening.orders.put(None)
 
 
 def _keep(path: Path, durability: Durability, ports: Ports, orders: Orders, opened: Callable[[Kept], None]) -> None:
@@ -148,14 +165,17 @@ def _keep(path: Path, durability: Durability, ports: Ports, orders: Orders, open
     there = ports.wake.soon(partial(opened, file.open()))
     try:
         while (order := _next(orders, ports.wake, there=there)) is not None:
-            there = _carry_out(file, order, ports.wake)
+            if isinstance(order, Anew):
+                there = ports.wake.soon(partial(opened, file.begin_anew(order.reason)))
+            else:
+                there = _carry_out(file, order, ports.wake)
             del order  # who waits for it may be forgotten from now on, and the journal with it
             file.tidy()
     finally:
         file.close()
 
 
-def _next(orders: Orders, wake: Wake, *, there: bool) -> Order | None:
+def _next(orders: Orders, wake: Wake, *, there: bool) -> Order | Anew | None:
     """Wait for an order; None at the end, and where nobody is there and nothing is left to do."""
     while True:
         try:

@@ -12,7 +12,7 @@ import trio
 from changeover import Drain, Reply
 from changeover.core.meter import Meter
 from changeover.core.routes import Trial
-from changeover.errors import Overloaded, PredictFailed, RequestTimeout
+from changeover.errors import NotReady, Overloaded, PredictFailed, RequestTimeout
 from tests.support.memory import no_collections
 from tests.support.models import BATCHED, UNCHECKED, Broken
 from tests.support.rig import Outcome, Rig, running, settle
@@ -175,6 +175,27 @@ async def test_models_of_another_trial_keep_their_answers(rig: Rig, autojump_clo
     assert answers((await asked(rig)).value) == [("2", False), ("2", False), ("1", True)]
     rig.script("a", "2").raises = Broken("new")
     assert answers((await asked(rig)).value) == [("1", True)] * 3
+
+
+async def test_a_model_on_the_old_side_of_its_trial_needs_nobody_to_stand_by(rig: Rig, autojump_clock: Any) -> None:
+    """Of trials whose salts say nothing, those on the new side fall back; who was asked at his old version keeps that."""
+    await on_trial(rig)
+    for model, share in zip(MODELS, (1.0, 1.0, 0.0), strict=True):
+        rig.engine._router.try_out({model: Trial("2", "1")}, share)
+    rig.script("a", "2").raises = Broken("new")
+    assert answers((await asked(rig)).value) == [("1", True), ("1", True), ("1", False)]
+
+
+@pytest.mark.parametrize("shut", MODELS)
+async def test_a_set_that_begins_anew_gives_back_who_stands_by(rig: Rig, shut: str, autojump_clock: Any) -> None:
+    """Where a version is shut between two pins, nothing of the first try stays held: neither it nor the one before."""
+    await on_trial(rig)
+    for loaded in rig.engine._host.living():
+        if loaded.key.model == shut:
+            loaded.account.shut()
+    with pytest.raises(NotReady, match="faster than a set"):
+        await rig.engine.infer_many(ASKED)
+    assert_nothing_left(rig)
 
 
 @EVERY_WAY

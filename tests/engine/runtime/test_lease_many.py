@@ -221,6 +221,7 @@ async def test_one_draw_decides_for_all_in_a_trial(rig: Rig, autojump_clock: Any
     assert seen(rig) == "111"
     try_out(rig, 1.0)
     assert seen(rig) == "222"
+    assert_none_held(rig)
 
 
 async def test_a_key_is_on_one_side_of_a_trial_with_all_models(rig: Rig, autojump_clock: Any) -> None:

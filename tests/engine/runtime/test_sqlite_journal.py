@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from changeover.core.records import HISTORY_MAX, Entry, Kept, SwapRow
-from changeover.errors import JournalFailed
+from changeover.errors import JournalFailed, JournalInUse
 from changeover.runtime import sqlite_file, sqlite_journal
 from changeover.runtime.journal import MemoryJournal
 from changeover.runtime.ports import Ports
@@ -211,6 +211,8 @@ async def test_a_thread_that_dies_answers_for_what_was_ordered(tmp_path: Path, m
         await journal.close()
     assert outcomes[0] is None
     assert [str(error) for error in outcomes[1:]] == ["the journal failed: a bug"] * 2
+    with pytest.raises(JournalFailed, match="a bug"):
+        await journal.begin_anew("it makes no sense")
     assert "a bug" in str(await put(journal, entry(4)))
 
 
@@ -227,6 +229,55 @@ async def test_an_entry_that_is_none_harms_no_other(tmp_path: Path) -> None:
             assert error.__cause__ is not None
         assert await put(journal, entry(1)) is None
     assert numbers(await look(tmp_path / "j")) == [1]
+
+
+# --- begun anew -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_makes_no_sense_to_its_reader_is_set_aside_too(tmp_path: Path) -> None:
+    """It is renamed with all that is in it, also what was ordered before, and one goes on with an empty one."""
+    async with opened(tmp_path / "j") as (journal, _):
+        assert await put(journal, entry(1)) is None
+        journal.write(entry(2), lambda _error: None)
+        kept = await journal.begin_anew("nobody can read that")
+        assert (kept.swaps, dict(kept.desired)) == ((), {})
+        assert kept.set_aside is not None
+        assert kept.set_aside.reason == "nobody can read that"
+        with pytest.raises(JournalInUse):
+            await look(tmp_path / "j")
+        assert await put(journal, entry(3)) is None
+    assert numbers(await look(tmp_path / "j")) == [3]
+    assert numbers(await look(Path(kept.set_aside.path))) == [1, 2]
+
+
+async def test_where_it_cannot_be_set_aside_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says why; nothing was changed, and nothing can be written."""
+
+    def denied(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "denied")
+
+    journal = SqliteJournal(tmp_path / "j", Ports.system())
+    await journal.open()
+    assert await put(journal, entry(1)) is None
+    monkeypatch.setattr(Path, "rename", denied)
+    with pytest.raises(JournalFailed, match=r"could not be set aside: .*denied; let this process write"):
+        await journal.begin_anew("it makes no sense")
+    assert "set aside" in str(await put(journal, entry(2)))
+    await journal.close()
+    assert numbers(await look(tmp_path / "j")) == [1]
+
+
+async def test_begun_anew_and_cancelled_it_is_closed(tmp_path: Path, closings: Closings) -> None:
+    """What was ordered goes on in the thread, which then closes the file."""
+    journal = SqliteJournal(tmp_path / "j", Ports.system())
+    await journal.open()
+    assert await put(journal, entry(1)) is None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await journal.begin_anew("it makes no sense")
+    await trio.to_thread.run_sync(closings.wait)
+    assert "closed" in str(await put(journal, entry(2)))
+    assert (await look(tmp_path / "j")).swaps == ()
 
 
 # --- its bound ------------------------------------------------------------------------------------------------------

@@ -131,6 +131,29 @@ def test_while_the_disk_stays_broken_every_write_fails_and_then_they_work(tmp_pa
     assert numbers(look_at_once(path)) == [0, 5]
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_journal_that_could_not_be_opened_can_be_opened_later(tmp_path: Path, exists: bool) -> None:
+    """Wherever the disk was full while it was made, or its log moved: it is no damage, and nothing is lost."""
+    refused = 0
+    for n, most in enumerate([0, 1, 100, 511, 512, 513, 1024, *range(4000, 40_000, 1500)]):
+        path = tmp_path / f"j{n}"
+        if exists:
+            with Program(WRITES, str(path)) as program:
+                program.ends()
+        try:
+            with file_size_limit(most):
+                file = on_disk(path)
+                file.open()
+                file.close()
+        except JournalFailed as error:
+            refused += 1
+            assert "could not be opened: d" in str(error)
+        kept = look_at_once(path)
+        assert kept.set_aside is None
+        assert numbers(kept) == (list(range(6)) if exists else [])
+    assert refused > 5
+
+
 def test_what_cannot_be_tidied_is_said_and_harms_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,3 +189,40 @@ class Raising(Witnessed):
 def raising(path: str) -> Raising:
     """Load an ONNX file into a model that loads, and then raises on its first requests."""
     return Raising(OnnxLoader().load(Source("digits", Path(path).parent.name, path)))
+
+
+def raises() -> Trivial:
+    """Fail to load."""
+    raise OSError("the weights are gone")
+
+
+class Picky(Trivial):
+    """A model that raises where it is asked for something bad."""
+
+    __slots__ = ()
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the inputs, or raise."""
+        if "bad" in inputs:
+            raise ValueError("this is bad")
+        return inputs
+
+
+def picky() -> Picky:
+    """Make a model that fails on bad warm-up data."""
+    return Picky()
+
+
+class Bad(Trivial):
+    """A model that raises whatever it is asked for."""
+
+    __slots__ = ()
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise."""
+        raise ValueError("this version is not what it was in the laboratory")
+
+
+def predicts_badly() -> Bad:
+    """Make a model that loads, and never answers."""
+    return Bad()

@@ -15,6 +15,7 @@ import trio
 
 from changeover import Drain, SwapOperation, Timeouts
 from changeover.core import wire
+from changeover.core.operations import Member
 from changeover.core.plan import Progress, Step
 from changeover.core.records import DesiredVersion, Entry, SwapRecord, SwapRow
 from changeover.core.values import SwapState
@@ -441,7 +442,7 @@ async def test_a_fault_says_how_long_it_takes(autojump_clock: Any) -> None:
 
 # --- for oracles ----------------------------------------------------------------------------------------------------
 
-OPERATION = SwapOperation("a1", "m", "1", "2", SwapState.TRANSITIONING, 1.7e9)
+OPERATION = SwapOperation("a1", "m", "1", "2", SwapState.TRANSITIONING, 1.7e9, members=(Member("m", "1", "2"),))
 
 
 def boundary(step: Step, state: SwapState = SwapState.TRANSITIONING, *, forward: bool = True) -> SwapRecord:

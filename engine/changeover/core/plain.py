@@ -5,6 +5,7 @@ Pure. What comes in is hostile until it was built: every field is checked by nam
 
 from __future__ import annotations
 
+import reprlib
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -16,15 +17,21 @@ import attrs
 T = TypeVar("T")
 
 
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1
+"""The whole numbers that every format has; any other is written as a float."""
+
+
 class BadData(ValueError):
-    """Plain data that is not what it should be; the message names the place."""
+    """Plain data that is not what it should be; the message names the place, and is short whatever it was."""
 
 
 def plain(value: object) -> Any:
     """Return a value as plain data; raises `TypeError` for what cannot be written down."""
     match value:
-        case None | bool() | int() | float() | str():
+        case None | bool() | float() | str():
             return value
+        case int():
+            return value if INT_MIN <= value <= INT_MAX else float(value)  # a limit of 10**30 seconds, say
         case Enum():
             return value.value
         case PurePath():
@@ -54,7 +61,8 @@ def build(kind: type[T], data: object, where: str = "record") -> T:
         raise BadData(f"{where} is no map but {type(data).__name__}")
     hints = hints_of(kind)
     if data.keys() != hints.keys():
-        raise BadData(f"{where} has the fields {sorted(map(str, data))}; it should have {sorted(hints)}")
+        missing, surplus = sorted(hints.keys() - data.keys()), sorted(map(str, data.keys() - hints.keys()))
+        raise BadData(f"{where} lacks the fields {told(missing)} and has {told(surplus)} too many")
     fields = {name: _typed(hint, data[name], f"{where}.{name}") for name, hint in hints.items()}
     try:
         return kind(**fields)
@@ -74,6 +82,15 @@ def hints_of(kind: type[Any]) -> dict[str, Any]:
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
+def told(data: object) -> str:
+    """Return data for a message: never longer than some lines, and without what no terminal can print."""
+    return _SHORT.repr(data)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 20, 5, 80, 80
+
+
 def _typed(hint: Any, data: object, where: str) -> Any:
     """Return `data` as a value of the type `hint`."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -87,7 +104,7 @@ def _typed(hint: Any, data: object, where: str) -> Any:
         return tuple(_typed(inner, one, f"{where}[{n}]") for n, one in enumerate(data))
     elif isinstance(hint, type):
         return _of_class(hint, data, where)
-    raise BadData(f"{where} is {data!r}, not {hint}")
+    raise BadData(f"{where} is {told(data)}, not {hint}")
 
 
 def _of_class(kind: type[Any], data: object, where: str) -> Any:
@@ -97,12 +114,12 @@ def _of_class(kind: type[Any], data: object, where: str) -> Any:
         try:
             return kind(data)
         except ValueError as error:
-            raise BadData(f"{where}: {error}") from error
+            raise BadData(f"{where} is {told(data)}, not a {kind.__name__}") from error
     if type(data) is kind:
         return data
     if kind is float and type(data) is int:
         return float(data)
-    raise BadData(f"{where} is {data!r}, not {kind.__name__}")
+    raise BadData(f"{where} is {told(data)}, not {kind.__name__}")
 
 
 def _one_of(hints: tuple[Any, ...], data: object, where: str) -> Any:

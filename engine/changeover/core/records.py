@@ -10,18 +10,30 @@ from types import MappingProxyType
 
 import attrs
 
-from changeover.core.operations import SetAside, SwapOperation
+from changeover.core.operations import Aftermath, SetAside, SwapOperation
 from changeover.core.plan import Progress
+from changeover.core.snapshots import DrainOutcome, Holder
 from changeover.core.values import Drain, Timeouts
+from changeover.errors import InvalidValue
 
 HISTORY_MAX = 10_000
 """So many swaps that have ended a journal keeps; older ones are forgotten."""
 
 HOLDERS_MAX = 50
-"""So many holders of a drain's outcome are written down."""
+"""So many holders of a drain's outcome are written down, and as many for all members together; one more, the mark,
+tells how many were left out."""
 
 TEXT_MAX = 2_000
-"""So many characters of an error are written down."""
+"""So many characters of an error are written down, an ellipsis included."""
+
+WORD_MAX = 200
+"""So many of a holder's name, or of where he is."""
+
+LINES_MAX = 10
+"""So many lines of each part of an aftermath."""
+
+LEFT_OUT = "…"
+"""What marks a cut: at the end of a text, as a line of its own, as the kind of a holder."""
 
 
 @attrs.frozen
@@ -36,6 +48,14 @@ class SwapRecord:
     """How the old versions are emptied, also if the swap is taken back later."""
     timeouts: Timeouts
     """The same for its time limits."""
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a swap that nobody can have ordered, and no recovery could end; raises `InvalidValue`."""
+        models = [member.model for member in self.operation.members]
+        if not models or len(set(models)) != len(models):
+            raise InvalidValue(f"a swap moves at least one model, and each once; not {len(models)}, some of them twice")
+        if not self.progress.end.ended:
+            raise InvalidValue(f"a swap does not end as {self.progress.end.value}")
 
 
 @attrs.frozen
@@ -85,27 +105,55 @@ class Kept:
 
 
 def shortened(record: SwapRecord) -> SwapRecord:
-    """Return a record without what is too long to be written down at every boundary."""
+    """Return a record without what is too long to be written down at every boundary; every cut is marked."""
     operation = record.operation
-    members = tuple(
-        attrs.evolve(m, drain_outcome=attrs.evolve(m.drain_outcome, holders=m.drain_outcome.holders[:HOLDERS_MAX]))
-        if m.drain_outcome is not None
-        else m
-        for m in operation.members
-    )
-    steps = tuple(attrs.evolve(step, error=_cut(step.error)) for step in operation.steps)
-    outcome = operation.drain_outcome
+    each = HOLDERS_MAX // len(operation.members)
+    verdict, left = operation.guard, operation.aftermath
     return attrs.evolve(
         record,
         operation=attrs.evolve(
             operation,
-            members=members,
-            steps=steps,
-            error_message=_cut(operation.error_message),
-            drain_outcome=outcome and attrs.evolve(outcome, holders=outcome.holders[:HOLDERS_MAX]),
+            members=tuple(attrs.evolve(m, drain_outcome=_fewer(m.drain_outcome, each)) for m in operation.members),
+            steps=tuple(attrs.evolve(step, error=_cut_error(step.error)) for step in operation.steps),
+            error_message=_cut_error(operation.error_message),
+            drain_outcome=_fewer(operation.drain_outcome, HOLDERS_MAX),
+            guard=verdict and attrs.evolve(verdict, reason=_cut(verdict.reason)),
+            aftermath=left and Aftermath(_lines(left.stands), _lines(left.does_not), _lines(left.remedies)),
         ),
     )
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
+def _fewer(outcome: DrainOutcome | None, most: int) -> DrainOutcome | None:
+    """Return an outcome with no more holders than `most`, and one that stands for all others."""
+    if outcome is None:
+        return None
+    holders = tuple(
+        attrs.evolve(
+            one, kind=_word(one.kind), holder=_word(one.holder), where=one.where and _word(one.where),
+            thread=one.thread and _word(one.thread),
+        )
+        for one in outcome.holders[:most]
+    )  # fmt: skip
+    others = outcome.holders[most:]
+    if others:
+        longest_s = max(one.age_s for one in others)
+        holders += (Holder(LEFT_OUT, f"{len(others)} more", longest_s, None),)
+    return attrs.evolve(outcome, holders=holders)
+
+
+def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    cut = tuple(_cut(line) for line in lines[:LINES_MAX])
+    others = len(lines) - len(cut)
+    return (*cut, f"{LEFT_OUT} {others} more") if others else cut
+
+
+def _word(text: str) -> str:
+    return _cut(text, WORD_MAX)
+
+
+def _cut(text: str, most: int = TEXT_MAX) -> str:
+    return text if len(text) <= most else text[: most - 1] + LEFT_OUT
+
+
+def _cut_error(text: str | None) -> str | None:
+    return text and _cut(text)

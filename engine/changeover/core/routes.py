@@ -33,6 +33,8 @@ class Trial:
     """Whether the old version is pinned beside the new one, to answer where that raises."""
     copied: float = 0.0
     """The share of the requests of which the new version gets a copy that is compared and dropped; 0 to 1."""
+    swap: str = ""
+    """The id of the swap that tries it out: a group's trials have the same."""
 
 
 @attrs.frozen

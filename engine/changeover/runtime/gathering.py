@@ -74,7 +74,7 @@ class Gathering:
 
     def next(self, sleeper: Request) -> Request | None:
         """Look at what has come when that was waited for; return and raise as `begin` does, also anew."""
-        self._get_up(sleeper)
+        self._home.forget(sleeper)
         error, sleeper.error = sleeper.error, None
         if error is None:
             return self.begin()
@@ -86,7 +86,7 @@ class Gathering:
 
     def leave(self, sleeper: Request) -> None:
         """Go away without the answers: what is queued never runs, what runs keeps its version until it is done."""
-        self._get_up(sleeper)
+        self._home.forget(sleeper)
         self._late = [(member, member.key) for member in self._members if member.request is not None]
         self._has_run |= self._was_heard
         self._let_go()
@@ -202,7 +202,7 @@ class Gathering:
         """Have the set answered by others, where that may be; else raise."""
         member.fail(error, at_s)
         self._first = self._first or member
-        elsewhere, is_unheard = falls_back(error), error.ran == "no"
+        elsewhere = falls_back(error)
         if elsewhere:
             error.with_traceback(None)  # which would keep the model, by way of this set
         del error
@@ -212,7 +212,7 @@ class Gathering:
                 one.stand_in()
             for one in group:
                 self._check(one)
-        elif elsewhere and is_unheard and len(self._left_behind) < MOVES_MAX and not self._was_heard:
+        elif elsewhere and not self._was_heard and len(self._left_behind) < MOVES_MAX:
             self._left_behind = (*self._left_behind, self._first.told())
             self._let_go()
             self._pin()
@@ -255,11 +255,6 @@ class Gathering:
         self._left_behind = tuple(others)
         told.__cause__ = nobody.with_traceback(None)
         return told
-
-    def _get_up(self, sleeper: Request) -> None:
-        """Wait no more."""
-        self._home.forget(sleeper)
-        self._arrivals.get_up(sleeper)
 
     def _let_go(self) -> None:
         """Leave every request where it is, and hold nothing but what runs."""

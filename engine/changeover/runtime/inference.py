@@ -291,6 +291,7 @@ class Inference(Asking):
         if self._pinned is None:
             return
         reply.fell_back = self._failure is not None
+        self._failure = None  # its traceback leads through this request to the model that failed
         self._dismiss()
         copied_to = self._pinned.copy
         shadow = copied_to.owner.shadow if copied_to is not None else None

@@ -53,15 +53,13 @@ class Arrivals:
     def may_sleep(self, sleeper: Request) -> bool:
         """Have `sleeper` taken home with the next answer; False, and nothing of it is left, where one is here."""
         self._sleepers.append(sleeper)  # announce, then look: in the other order an answer could come in between
-        return not (self.come and self.get_up(sleeper))
-
-    def get_up(self, sleeper: Request) -> bool:
-        """Take `sleeper` back; False where a thread is waking it."""
+        if not self.come:
+            return True
         try:
             self._sleepers.remove(sleeper)
         except ValueError:
-            return False
-        return True
+            return True  # a thread is waking it
+        return False
 
 
 class Member(Asking):

@@ -143,4 +143,5 @@ class Part:
 
     async def _closed(self, order: DrainOrder, key: VersionKey, rest_s: float) -> None:
         late = f"close() of {key} did not return within"
-        await in_time(order.closed.wait, self._timeouts.unload_s, late, rest_s=rest_s)
+        limit_s = None if order.closed.settled else self._timeouts.unload_s  # another model may have used up the time
+        await in_time(order.closed.wait, limit_s, late, rest_s=rest_s)

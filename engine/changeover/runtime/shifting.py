@@ -180,7 +180,7 @@ class Shifting:
         last = self._plan.confirmation is not None and self._ramp.index == len(self._ramp.stages) - 1
         shadows = self._plan.shadow and not last
         there = [watch for watch in self._watches if watch.are_there]
-        share = 0.0 if shadows else self._share if len(there) == len(self._watches) else 1.0
+        share = 1.0 if len(there) < len(self._watches) else 0.0 if shadows else self._share
         if there:
             copied = self._share if shadows else 0.0
             self._world.router.try_out({watch.pair.model: watch.trial(copied) for watch in there}, share)

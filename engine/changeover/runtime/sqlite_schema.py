@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from changeover.errors import JournalFailed
+from changeover.runtime.sqlite_failures import Damaged
 
 APPLICATION_ID = int.from_bytes(b"ChOv", "big")
 """SQLite's mark of whose file it is; in the first page from the file's first transaction on."""
-
-BESIDE = ("", "-wal", "-shm", "-journal")
-"""What belongs to a database file, by what follows its name."""
 
 KEEP_SWAP = (
     "INSERT INTO swap(id, ended, record) VALUES (?, ?, ?) "
@@ -35,15 +33,6 @@ _HEADER = b"SQLite format 3\0"
 _HEADER_BYTES = 108
 """The file header's 100, and the first page's kind and number of cells behind it."""
 _EMPTY_LEAF = 13
-
-
-class Damaged(Exception):
-    """A file that is set aside: `kind` is "corrupt" or "newer"."""
-
-    def __init__(self, reason: str, kind: str = "corrupt") -> None:
-        """Keep the kind beside the reason."""
-        super().__init__(reason)
-        self.kind = kind
 
 
 Migration = Callable[[sqlite3.Connection], object]

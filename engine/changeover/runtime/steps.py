@@ -88,6 +88,8 @@ class Steps:
             if active[model] != expected:
                 text = f"{model}/{expected} is not active any more; the active version is {active[model]}"
                 raise SwapNotAllowed(text, model=model)
+            if active[model] == pair.new.version:  # a group that waited meanwhile, and the others are not
+                raise SwapNotAllowed(f"{pair.new} is active already; there is nothing to swap", model=model)
             self._world.version(pair.new)
         self.shift.measure()
         return False
@@ -125,7 +127,7 @@ class Steps:
         self._leave()
         for part in self.parts:
             part.drain_old(self.swap.drain)
-        await self._drained(self.parts)
+        failure = await self._drained(self.parts)
         rolled_back = [part for part in self.parts if part.rolls_back]
         if rolled_back and self._may_take_slot():
             olds = " and ".join(str(part.pair.old) for part in rolled_back)
@@ -133,14 +135,21 @@ class Steps:
         unwanted = [part for part in rolled_back if not part.is_old_wanted]
         for part in unwanted:
             part.drain_old(Drain(0.0))  # the traffic has moved on: it goes when it is empty
-        await self._drained(unwanted)
+        later = await self._drained(unwanted)
+        failure = failure or later
+        if failure is not None:
+            raise failure
         return all(part.outcome is not None and part.outcome.result != "drained" for part in self.parts)
 
-    async def _drained(self, parts: list[Part]) -> None:
+    async def _drained(self, parts: list[Part]) -> Exception | None:
+        """Wait until every drain has an outcome; return why one has none."""
         try:
             await self._each(Part.old_drained, parts)
+        except Exception as error:  # noqa: BLE001 - what became of the others is looked at first
+            return error
         finally:
             self._note_members()
+        return None
 
     async def _unload_old(self) -> bool:
         """Wait until the models are closed, for `unload_s` in all."""

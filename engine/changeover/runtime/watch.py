@@ -31,12 +31,13 @@ class Watch:
         self._old_meter = Meter(plan.guard.window_s if plan.guard is not None else 1.0)
         self._plan = plan
         self._world = world
-        self._salt = swap_id if plan.sticky else ""
+        self._swap_id = swap_id
         self._measured: list[LoadedModel] = []
 
     def trial(self, copied: float) -> Trial:
         """Return the trial of the two, with a share of the requests copied."""
-        return Trial(self.pair.new.version, self.pair.old.version, self._salt, self._plan.fallback, copied)
+        salt = self._swap_id if self._plan.sticky else ""
+        return Trial(self.pair.new.version, self.pair.old.version, salt, self._plan.fallback, copied, self._swap_id)
 
     @property
     def are_there(self) -> bool:

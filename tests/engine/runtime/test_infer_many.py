@@ -95,14 +95,15 @@ async def test_every_model_answers_its_request(rig: Rig, ways: dict[str, str], a
 async def test_workers_answer_at_the_same_time(rig: Rig, autojump_clock: Any) -> None:
     """The set takes as long as its slowest member; inline ones are called while workers are at it."""
     await three(rig, MIXED)
-    order: list[str] = []
-    rig.script("b", "1").on_predict = lambda _inputs: order.append("b")
+    waiting: list[int] = []
+    lanes = [loaded.lane for loaded in rig.engine._host.living() if loaded.key.version == "1"]
+    rig.script("b", "1").on_predict = lambda _inputs: waiting.extend(map(len, lanes))
     for model, takes_s in (("a", 3.0), ("c", 2.0)):
         rig.takes(f"worker {model}/1 0", takes_s)
-        rig.script(model, "1").on_predict = lambda _inputs, model=model: order.append(model)  # type: ignore[misc]
     outcome = Outcome(rig.engine.infer_many, requests())
     async with running(outcome):
-        assert (order[0], held(rig)) == ("b", {"a/1": ["request"], "c/1": ["request"]})
+        assert held(rig) == {"a/1": ["request"], "c/1": ["request"]}
+    assert waiting == [1, 0, 1]
     assert (list(outcome.value), outcome.ended_s) == (["a", "b", "c"], 3.0)
     assert_nothing_left(rig)
 

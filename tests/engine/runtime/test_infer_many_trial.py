@@ -12,10 +12,10 @@ import trio
 from changeover import Drain, Reply
 from changeover.core.meter import Meter
 from changeover.core.routes import Trial
-from changeover.errors import NotReady, Overloaded, PredictFailed, RequestTimeout
+from changeover.errors import NotReady, Overloaded, PredictFailed, RequestTimeout, VersionCrashed
 from tests.support.memory import no_collections
 from tests.support.models import BATCHED, UNCHECKED, Broken
-from tests.support.rig import Outcome, Rig, running, settle
+from tests.support.rig import Outcome, Rig, open_rig, running, settle
 
 MODELS = ("a", "b", "c")
 """On trial are `a` and `b`, by the same swap; `c` is not."""
@@ -118,6 +118,26 @@ async def test_who_stands_by_is_held_until_all_in_the_trial_have_answered(rig: R
     assert_nothing_left(rig)
 
 
+async def test_a_loop_that_is_late_is_no_fault_of_a_version(rig: Rig, autojump_clock: Any) -> None:
+    """What is written down is when an answer came, and not when somebody had the time to look at it."""
+    await on_trial(rig)
+    replies = rig.engine._host.replies
+    flush = replies._flush
+
+    def late() -> None:
+        autojump_clock.jump(50.0)
+        flush()
+
+    replies._flush = late  # type: ignore[method-assign]
+    rig.script("b", "2").raises = Broken("new")
+    for version in "12":
+        for model in MODELS:
+            rig.takes(f"worker {model}/{version} 0", 1.0)
+    await asked(rig)
+    ends = noted(rig, "a/2") + noted(rig, "b/2") + noted(rig, "c/1")
+    assert {latency_s for latency_s, _ in ends} == {1.0}
+
+
 # --- fallback -------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +198,7 @@ async def test_models_of_another_trial_keep_their_answers(rig: Rig, autojump_clo
 
 
 async def test_a_model_on_the_old_side_of_its_trial_needs_nobody_to_stand_by(rig: Rig, autojump_clock: Any) -> None:
-    """Of trials whose salts say nothing, those on the new side fall back; who was asked at his old version keeps that."""
+    """Of trials whose salts say nothing, those on the new side fall back; whoever is on the old side stays there."""
     await on_trial(rig)
     for model, share in zip(MODELS, (1.0, 1.0, 0.0), strict=True):
         rig.engine._router.try_out({model: Trial("2", "1")}, share)
@@ -359,6 +379,19 @@ async def test_what_neither_side_has_run_begins_anew(rig: Rig, autojump_clock: A
     assert not any(reply.fell_back for reply in outcome.value.values())
     await trio.sleep(20.0)
     assert_nothing_left(rig)
+
+
+async def test_an_engine_that_is_closed_lets_go_of_who_stands_by(autojump_clock: Any) -> None:
+    """A set whose thread hangs is told so, and holds no more than that thread."""
+    async with trio.open_nursery() as callers:
+        async with open_rig(close_timeout_s=1.0) as rig:
+            await on_trial(rig)
+            rig.takes("worker b/2 0", 100.0)
+            outcome = Outcome(rig.engine.infer_many, ASKED)
+            callers.start_soon(outcome.run)
+            await settle()
+        assert isinstance(outcome.error, VersionCrashed)
+        assert held(rig) == {"b/2": ["request"]}
 
 
 # --- who goes away --------------------------------------------------------------------------------------------------

@@ -536,6 +536,21 @@ async def test_an_evicted_member_is_waited_for(autojump_clock: Any) -> None:
         assert_none_held(rig)
 
 
+async def test_the_evicted_version_is_waited_for_and_no_other(autojump_clock: Any) -> None:
+    """Where another version of its model is being loaded, too, the set waits for the one that has the traffic."""
+    async with open_rig(memory_budget_bytes=35) as rig:
+        await rig.ready("a", "0", memory_hint_bytes=10)
+        await rig.engine.unload("a", "0", force=True)
+        for model in "abcd":  # the last does not fit beside the others
+            await rig.ready(model, memory_hint_bytes=10)
+            await trio.sleep(1.0)
+        rig.takes("load a/0", 50.0)
+        rig.takes("load a/1", 2.0)
+        began_s, slow = trio.current_time(), Outcome(rig.engine.load, "a", "0")
+        async with running(slow), rig.engine.lease_many(["d", "a"]) as leases:
+            assert (leases["a"].version, trio.current_time()) == ("1", began_s + 2.0)
+
+
 async def test_a_set_that_never_fits_is_given_up(autojump_clock: Any) -> None:
     """Where each reload makes another member go, it ends with `NotReady` after some rounds, and not never."""
     async with open_rig(memory_budget_bytes=15) as rig:

@@ -95,7 +95,7 @@ BY_SQL = {
     "there is a table more": "CREATE TABLE more(x)",
     "a row is of another kind": "UPDATE swap SET record = 'text' WHERE seq = 1",
     "a desired record is of another kind": "UPDATE desired SET record = 1",
-    "its version never was": "PRAGMA user_version = 0",
+    "its version never was": "PRAGMA user_version = -5",
 }
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "garbage": lambda path: path.write_bytes(noise(10_000)),

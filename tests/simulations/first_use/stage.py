@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -23,6 +23,8 @@ from changeover.errors import ChangeoverError
 from changeover_sim import World, cancel_anywhere, choose, explore
 from tests.support.models import BATCHED, Cast, first_column
 from tests.support.rig import Rig, open_rig, settle
+
+Durability = Literal["process", "power"]
 
 Search = Callable[..., None]
 """What the fixture `search` is: `assert_explored`, but with `schedules` for the whole of a search."""
@@ -92,6 +94,8 @@ class House:
     world: World
     callers: trio.Nursery
     threads: trio.Nursery
+    stages: list[Stage] = attrs.field(factory=list)
+    """Its engines; nothing of any of them may be left behind it."""
 
 
 class Stage:
@@ -196,30 +200,46 @@ async def open_house() -> AsyncGenerator[House, None]:
     cast = Cast()
     async with trio.open_nursery() as threads:
         async with trio.open_nursery() as callers:
-            yield House(cast, World(threads.start_soon, 0), callers, threads)
+            house = House(cast, World(threads.start_soon, 0), callers, threads)
+            yield house
             await _until_quiet(threads)
         await _until_quiet(threads)
     assert cast.wrongs() == []
     assert cast.open() == [], "loaded and never closed"
+    for stage in house.stages:
+        assert_nothing_left(stage)
 
 
 @asynccontextmanager
-async def open_stage(*, patience_s: float | None = None, **options: Any) -> AsyncGenerator[Stage, None]:
+async def open_stage(
+    *, patience_s: float | None = None, on_disk: Durability | None = None, **options: Any
+) -> AsyncGenerator[Stage, None]:
     """Open an engine in a house of its own, and look behind it whether anything is left.
 
-    Where `patience_s` is given, it is closed within twice that time, and then every caller has his answer.
+    Where `patience_s` is given, it is closed within twice that time, and then every caller has his answer. Its journal
+    is in memory, or on the world's disk.
     """
-    async with open_house() as house:
-        options = {"debug_references": True, **options}
-        async with open_rig(world=house.world, cast=house.cast, **options) as rig:
-            stage = Stage(rig, house)
-            yield stage
-            ends_s = trio.current_time()
-        if patience_s is not None:
-            assert trio.current_time() - ends_s <= 2 * patience_s
-            await settle()
-            assert all(call.is_over for call in stage.calls), "not answered when the engine was closed"
-    assert_nothing_left(stage)
+    async with open_house() as house, open_stage_in(house, patience_s=patience_s, on_disk=on_disk, **options) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def open_stage_in(
+    house: House, *, patience_s: float | None = None, on_disk: Durability | None = None, **options: Any
+) -> AsyncGenerator[Stage, None]:
+    """Open one of several engines of a house, one after the other; look behind it when its callers have ended."""
+    if on_disk is not None:
+        house.world.ports = attrs.evolve(house.world.ports, journal=house.world.disk.journal(on_disk))
+    options = {"debug_references": True, **options}
+    async with open_rig(world=house.world, cast=house.cast, **options) as rig:
+        stage = Stage(rig, house)
+        house.stages.append(stage)
+        yield stage
+        ends_s = trio.current_time()
+    if patience_s is not None:
+        assert trio.current_time() - ends_s <= 2 * patience_s
+        await settle()
+        assert all(call.is_over for call in stage.calls), "not answered when the engine was closed"
 
 
 async def _until_quiet(threads: trio.Nursery) -> None:

@@ -6,6 +6,7 @@ also that process's program. A life tells lines of JSON through a pipe of its ow
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -149,5 +150,7 @@ def live(life: Callable[..., None], out: int, arguments: list[Any]) -> None:
 if __name__ == "__main__":
     from tests.kill import lives as known
 
+    gc.collect()
+    gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as there:
         serve(there, known.LIVES)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,17 @@ import trio
 
 import changeover
 from changeover import Engine, Event, Shift, SwapState
-from changeover.errors import ChangeoverError, NotReady, SwapNotDone
+from changeover.errors import ChangeoverError, NotReady, SwapNotDone, VersionNotLoaded
 from changeover.plugin import Signature
 from changeover.runtime.sqlite_file import SqliteFile
-from changeover_plugins import callable_loader
 from changeover_sim.disk import line_of
 
 Tell = Callable[..., None]
 Record = tuple[int, str]
 """Which transaction of the journal, from 1, and "before" or "after" its commit."""
+
+BREATH_S = 0.0003
+"""The pause of each of those who ask all the time."""
 
 GROUP = ("a", "b")
 VERSIONS = ("1", "2", "3", "4")
@@ -148,7 +150,7 @@ class Askers:
 
     def _ask_leases(self) -> None:
         heard: tuple[str, ...] = ()
-        while not self._stopped.wait(0.0003):
+        while not self._stopped.wait(BREATH_S):
             least = dict(self.least)
             try:
                 with self._engine.lease_many(self._models) as leases:
@@ -162,6 +164,7 @@ class Askers:
     async def _ask_requests(self) -> None:
         heard: tuple[str, ...] = ()
         while not self._stopped.is_set():
+            await trio.sleep(BREATH_S)
             least = dict(self.least)
             try:
                 replies = await self._engine.infer_many({model: {"x": X} for model in self._models})
@@ -279,13 +282,14 @@ async def report(engine: Engine, models: tuple[str, ...]) -> dict[str, Any]:
     for model in models:
         try:
             reply = await engine.infer(model, {"x": X})
-        except NotReady:
+        except (NotReady, VersionNotLoaded):  # nothing of it was written down
             serves[model] = None
         else:
             serves[model] = checked(reply.outputs, reply.version)
-    with engine.lease_many(model for model in models if serves[model]) as leases:
-        leased = {model: lease.version for model, lease in leases.items()}
-    assert leased == {model: version for model, version in serves.items() if version}
+    for model, version in serves.items():
+        if version:
+            with engine.lease(model) as lease:
+                assert lease.version == version
     return {
         "serves": serves,
         "loaded": {model: list(engine.loaded_versions(model)) for model in models},
@@ -342,4 +346,5 @@ def goes_on(tell: Tell, path: str, durability: Any, count: int) -> None:
 LIVES: dict[str, Callable[..., None]] = {"serves": serves, "recovers": recovers, "goes on": goes_on}
 
 sys.setswitchinterval(1e-4)  # threads that ask all the time must not keep the loop waiting
-assert callable_loader.CallableLoader  # imported here once, not in every life
+for point in entry_points(group="changeover.loaders"):
+    point.load()  # once, and not in every life

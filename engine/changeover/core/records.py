@@ -117,7 +117,7 @@ def shortened(record: SwapRecord) -> SwapRecord:
             steps=tuple(attrs.evolve(step, error=_cut_error(step.error)) for step in operation.steps),
             error_message=_cut_error(operation.error_message),
             drain_outcome=_fewer(operation.drain_outcome, HOLDERS_MAX),
-            guard=verdict and attrs.evolve(verdict, reason=_cut(verdict.reason)),
+            guard=verdict and attrs.evolve(verdict, reason=cut(verdict.reason)),
             aftermath=left and Aftermath(_lines(left.stands), _lines(left.does_not), _lines(left.remedies)),
         ),
     )
@@ -142,18 +142,19 @@ def _fewer(outcome: DrainOutcome | None, most: int) -> DrainOutcome | None:
 
 
 def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
-    cut = tuple(_cut(line) for line in lines[:LINES_MAX])
-    others = len(lines) - len(cut)
-    return (*cut, f"{LEFT_OUT} {others} more") if others else cut
+    first = tuple(cut(line) for line in lines[:LINES_MAX])
+    others = len(lines) - len(first)
+    return (*first, f"{LEFT_OUT} {others} more") if others else first
 
 
 def _word(text: str) -> str:
-    return _cut(text, WORD_MAX)
+    return cut(text, WORD_MAX)
 
 
-def _cut(text: str, most: int = TEXT_MAX) -> str:
+def cut(text: str, most: int = TEXT_MAX) -> str:
+    """Return a text that is not too long to be written down, with a mark where it was cut."""
     return text if len(text) <= most else text[: most - 1] + LEFT_OUT
 
 
 def _cut_error(text: str | None) -> str | None:
-    return text and _cut(text)
+    return text and cut(text)

@@ -148,12 +148,28 @@ def _changes(routes: Mapping[str, Route], event: RouteEvent) -> dict[str, Route 
         case TrialEnded(models):
             return {model: Route(routes[model].shares) for model in models if model in routes}
         case VersionGone(model, version, fallback):
-            return {model: _without(routes.get(model), version, fallback)}
+            return {**_others(routes, model, version), model: _without(routes.get(model), version, fallback)}
 
 
 def _tried(trial: Trial, share: float) -> Route:
     both = (Share(trial.new, share), Share(trial.old, 1.0 - share))
     return Route(tuple(part for part in both if part.weight > 0), trial)
+
+
+def _others(routes: Mapping[str, Route], model: str, version: str) -> dict[str, Route | None]:
+    """Return the routes of the other models on the same trial, all on the side that is left of `model`.
+
+    A group is seen as one set at every moment, also in the one in which a version of it crashes.
+    """
+    trial = routes[model].trial if model in routes else None
+    if trial is None or not trial.swap or version not in (trial.new, trial.old):
+        return {}
+    share = 0.0 if version == trial.new else 1.0
+    return {
+        other: _tried(route.trial, share)
+        for other, route in routes.items()
+        if route.trial is not None and route.trial.swap == trial.swap and other != model
+    }
 
 
 def _without(route: Route | None, version: str, fallback: str | None) -> Route | None:
@@ -170,17 +186,9 @@ def _without(route: Route | None, version: str, fallback: str | None) -> Route |
     return Route(tuple(shares), trial)
 
 
-def touched(event: RouteEvent) -> tuple[str, ...]:
-    """Return the models that an event speaks of."""
-    match event:
-        case Shifted(to):
-            return tuple(to)
-        case Tried(trials):
-            return tuple(trials)
-        case TrialEnded(models):
-            return models
-        case VersionReady(model) | VersionGone(model):
-            return (model,)
+def touched(snapshot: Snapshot, event: RouteEvent) -> tuple[str, ...]:
+    """Return the models whose routes an event may change."""
+    return tuple(_changes(snapshot.routes, event))
 
 
 def counterpart(route: Route | None, version: str) -> str | None:

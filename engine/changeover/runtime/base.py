@@ -103,7 +103,7 @@ class EngineBase:
         )  # fmt: skip
         self._bus.readers.append(self._desires)
         self._swap_world = SwapWorld(
-            ports, self._bus, self._host, self._router, journal, self._version, self._desires, self._slots
+            ports, self._bus, self._host, self._router, self._desires.journal, self._version, self._desires, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
         self._history = History()

@@ -1,7 +1,7 @@
 """Which version of each model shall be active: what the journal brings back after the process has ended.
 
-A reader of the engine's events, so that it hears of every change of traffic. It owns what was written last, and spawns
-nothing; what a swap changes the swap itself writes down.
+A reader of the engine's events, so that it hears of every change of traffic. It owns what is wanted, and what could not
+be written yet; it spawns nothing. What a swap changes the swap itself writes down.
 """
 
 from __future__ import annotations
@@ -9,17 +9,79 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from changeover.core import wire
-from changeover.core.records import DesiredVersion, Entry
+from changeover.core.records import HISTORY_MAX, DesiredVersion, Entry, Kept, SwapRow, cut
 from changeover.core.snapshots import Event
 from changeover.core.values import VersionKey, VersionState
+from changeover.errors import JournalFailed
 from changeover.runtime.events import logger
 from changeover.runtime.ports import Journal
 from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 
 
+Deliver = Callable[[Exception | None], None]
+
+
+class CatchingUp:
+    """A journal that writes with the next entry what it could not keep: how swaps have ended, and what is active.
+
+    What was written meanwhile by anybody is not overtaken: entries are delivered in the order of their writing.
+    """
+
+    def __init__(self, journal: Journal, owed: Callable[[Iterable[str]], Mapping[str, bytes | None]]) -> None:
+        """Owe nothing; `owed` returns what is to be written of those of some models that may be written now."""
+        self._journal = journal
+        self._owed = owed
+        self._models: dict[str, None] = {}
+        self._ends: dict[str, SwapRow] = {}
+
+    def owes(self) -> bool:
+        """Return whether something is to be written that could be."""
+        return bool(self._ends or self._owed(self._models))
+
+    def owes_for(self, model: str) -> bool:
+        """Return whether what is wanted of a model is not what the journal has."""
+        return model in self._models
+
+    async def open(self) -> Kept:
+        """Open the journal."""
+        return await self._journal.open()
+
+    async def begin_anew(self, reason: str) -> Kept:
+        """Set the journal aside."""
+        return await self._journal.begin_anew(reason)
+
+    async def close(self) -> None:
+        """Close the journal."""
+        await self._journal.close()
+
+    def write(self, entry: Entry, deliver: Deliver) -> None:
+        """Keep an entry, and what is owed."""
+        rows = {**self._ends, **{row.id: row for row in entry.swaps}}
+        whole = Entry(tuple(rows.values()), {**self._owed(self._models), **entry.desired})
+
+        def written(error: Exception | None) -> None:
+            self._note(whole, kept=error is None)
+            deliver(error)
+
+        self._journal.write(whole, written)
+
+    def _note(self, entry: Entry, *, kept: bool) -> None:
+        ends = {row.id: row for row in entry.swaps if row.ended}
+        if kept:
+            for swap_id in ends:
+                self._ends.pop(swap_id, None)
+            for model in entry.desired:
+                self._models.pop(model, None)
+            return
+        self._models.update(dict.fromkeys(entry.desired))
+        self._ends.update(ends)
+        while len(self._ends) > HISTORY_MAX:
+            del self._ends[next(iter(self._ends))]
+
+
 class Desires:
-    """What is wanted, as the journal has it; belongs to the loop."""
+    """What is wanted; belongs to the loop."""
 
     def __init__(
         self,
@@ -32,13 +94,14 @@ class Desires:
     ) -> None:
         """Know nothing yet; `is_settled` says of a model that neither a swap nor a recovery decides about it now."""
         self.versions: dict[str, str] = {}
-        """By model, as it was written last."""
-        self._journal = journal
+        """By model, as it was ordered to be written last."""
+        self.journal = CatchingUp(journal, self._owed)
+        """The journal, for everybody who writes."""
         self._registry = registry
         self._router = router
         self._is_settled = is_settled
         self._state = state
-        self._is_troubled = False
+        self._is_troubled = self._is_writing = False
 
     # --- for who writes himself ---
 
@@ -59,32 +122,48 @@ class Desires:
     # --- a reader of events ---
 
     def put(self, event: Event) -> None:
-        """Write down that another version is active, where nobody else decides about that."""
+        """Write down that another version is active, where nobody else decides about that; or what is owed still."""
         model = event.model
-        if event.kind != "traffic_shifted" or model is None or not self._is_settled(model):
-            return
-        active, wanted = self._router.active(model), self.versions.get(model)
-        if active == wanted or (active is None and self._has_failed(model, wanted)):
-            return  # what has crashed is wanted still: another process may have more luck with it
-        self._journal.write(Entry(desired=self.want({model: active})), self._written)
+        if model is not None and self._is_settled(model):
+            if event.kind == "traffic_shifted" and self._has_changed(model):
+                self._write({model: self._router.active(model)})
+            elif event.kind == "version_unregistered" and event.version == self.versions.get(model):
+                self._write({model: None})  # nobody will bring it back
+        if not self._is_writing and self.journal.owes():  # whatever happens is an occasion to try again
+            self._write({})
 
     def wake(self) -> None:
         """Hear that there are no more events."""
 
     # --- inside ---
 
-    def _has_failed(self, model: str, version: str | None) -> bool:
-        return version is not None and self._state(VersionKey(model, version)) is VersionState.FAILED
+    def _has_changed(self, model: str) -> bool:
+        active, wanted = self._router.active(model), self.versions.get(model)
+        if active is None and wanted is not None and self._state(VersionKey(model, wanted)) is VersionState.FAILED:
+            return False  # what has crashed is wanted still: another process may have more luck with it
+        return active != wanted
+
+    def _owed(self, models: Iterable[str]) -> Mapping[str, bytes | None]:
+        """Return what is wanted of those of some models about which nobody else decides now."""
+        return {model: self._record(model, self.versions.get(model)) for model in models if self._is_settled(model)}
 
     def _record(self, model: str, version: str | None) -> bytes | None:
         key = VersionKey(model, version or "")
         if version is None or key not in self._registry:
             return None
         spec = self._registry.get(key)
-        return wire.encode(DesiredVersion(model, version, spec.loader, str(spec.source), spec.sha256))
+        return wire.encode(DesiredVersion(model, version, spec.loader, cut(str(spec.source)), spec.sha256))
+
+    def _write(self, to: Mapping[str, str | None]) -> None:
+        self._is_writing = True
+        try:
+            self.journal.write(Entry(desired=self.want(to)), self._written)
+        except JournalFailed as error:  # what there is to be told of a version is too long
+            self._written(error)
 
     def _written(self, error: Exception | None) -> None:
         """Say once that the journal is in trouble, and once that it is well again."""
+        self._is_writing = False
         if error is not None and not self._is_troubled:
             logger.error("the journal does not keep which versions are active: %s", error)
         elif error is None and self._is_troubled:

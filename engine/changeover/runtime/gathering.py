@@ -74,7 +74,7 @@ class Gathering:
 
     def next(self, sleeper: Request) -> Request | None:
         """Look at what has come when that was waited for; return and raise as `begin` does, also anew."""
-        self._home.forget(sleeper)
+        self._get_up(sleeper)
         error, sleeper.error = sleeper.error, None
         if error is None:
             return self.begin()
@@ -86,7 +86,7 @@ class Gathering:
 
     def leave(self, sleeper: Request) -> None:
         """Go away without the answers: what is queued never runs, what runs keeps its version until it is done."""
-        self._home.forget(sleeper)
+        self._get_up(sleeper)
         self._late = [(member, member.key) for member in self._members if member.request is not None]
         self._has_run |= self._was_heard
         self._let_go()
@@ -125,7 +125,7 @@ class Gathering:
             self._home.expect(sleeper)
             if self._arrivals.may_sleep(sleeper):
                 return sleeper
-            self._home.forget(sleeper)
+            self._get_up(sleeper)
 
     def _pin(self) -> None:
         """Pin the set, and check its inputs; raises what `Router.pin` raises, and `InvalidInput`."""
@@ -255,6 +255,11 @@ class Gathering:
         self._left_behind = tuple(others)
         told.__cause__ = nobody.with_traceback(None)
         return told
+
+    def _get_up(self, sleeper: Request) -> None:
+        """Wait no more: what comes now wakes nobody, and one that is being woken twice is not there any more."""
+        self._arrivals.sleeper = None
+        self._home.forget(sleeper)
 
     def _let_go(self) -> None:
         """Leave every request where it is, and hold nothing but what runs."""

@@ -14,52 +14,66 @@ from changeover.core.wire import BadRecord
 from changeover.runtime.events import logger
 
 
+class _Slot:
+    """One swap; whoever asks first, in whatever thread, decodes it."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, record: SwapRecord | bytes | None) -> None:
+        """Keep a record; None: one that cannot be read."""
+        self.record = record
+
+
 class History:
     """The last swaps, by id, oldest first."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._records: dict[str, SwapRecord | bytes] = {}
+        self._slots: dict[str, _Slot] = {}
 
     def take(self, rows: Iterable[SwapRow]) -> None:
         """Add what a journal has kept; whether it makes sense is seen when somebody asks for it."""
         for row in rows:
-            self._records[row.id] = row.record
+            self._slots[row.id] = _Slot(row.record)
 
     def put(self, record: SwapRecord) -> None:
         """Add a swap, or change it."""
-        self._records[record.operation.id] = record
-        while len(self._records) > HISTORY_MAX:
-            del self._records[next(iter(self._records))]
+        self._slots[record.operation.id] = _Slot(record)
+        while len(self._slots) > HISTORY_MAX:
+            del self._slots[next(iter(self._slots))]
 
     def find(self, swap_id: str) -> SwapRecord | None:
         """Return a swap; None where it is unknown, or cannot be read."""
-        record = self._records.get(swap_id)
-        return self._read(swap_id, record) if isinstance(record, bytes) else record
+        slot = self._slots.get(swap_id)
+        return None if slot is None else _read(swap_id, slot)
 
     def operations(self, model: str | None, limit: int) -> list[SwapOperation]:
         """Return the last swaps, of one model or of all, oldest first."""
+        name = b"" if model is None else model.encode("utf-8", "surrogatepass")
         found: list[SwapOperation] = []
-        for swap_id in reversed(list(self._records)):
+        for swap_id, slot in reversed(list(self._slots.items())):
             if len(found) >= limit:
                 break
-            kept = self._records.get(swap_id)
-            if isinstance(kept, bytes) and model is not None and model.encode() not in kept:
+            if isinstance(slot.record, bytes) and name not in slot.record:
                 continue  # its name is not even in the bytes: thousands are passed by without being decoded
-            record = self.find(swap_id)
+            record = _read(swap_id, slot)
             if record is not None and (model is None or model in models_of(record)):
                 found.append(record.operation)
         return found[::-1]
 
-    def _read(self, swap_id: str, data: bytes) -> SwapRecord | None:
-        try:
-            record = wire.decode(SwapRecord, data)
-        except BadRecord as error:
-            logger.warning("swap %s in the journal's history cannot be read, and is left out: %s", swap_id, error)
-            self._records.pop(swap_id, None)
-            return None
-        self._records[swap_id] = record
-        return record
+
+def _read(swap_id: str, slot: _Slot) -> SwapRecord | None:
+    """Return a record, decoded once; which swaps there are changes on the loop only."""
+    data = slot.record
+    if not isinstance(data, bytes):
+        return data
+    try:
+        slot.record = record = wire.decode(SwapRecord, data)
+    except BadRecord as error:
+        logger.warning("swap %s in the journal's history cannot be read, and is left out: %s", swap_id, error)
+        slot.record = None
+        return None
+    return record
 
 
 def models_of(record: SwapRecord) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """One request of a set, and where the answers of the set come in: the parts of `gathering.py`.
 
 A `Member` owns its reference until that is with a worker, and that of the version which stands by. `Arrivals` is filled
-from any thread, and wakes whoever waits, once; neither spawns anything.
+from any thread, and wakes whoever waits; neither spawns anything.
 """
 
 from __future__ import annotations
@@ -22,44 +22,33 @@ from changeover.runtime.worker import Replies, Request
 
 
 class Arrivals:
-    """Where the answers of one set come in, from any thread; whoever waits is woken once, and looks himself."""
+    """Where the answers of one set come in, from any thread; whoever waits is woken, and looks himself."""
 
-    __slots__ = ("_now", "_sleepers", "come")
+    __slots__ = ("_now", "come", "sleeper")
 
     def __init__(self, now: Callable[[], float]) -> None:
         """Begin empty; `now` is the engine's clock."""
         self._now = now
-        self._sleepers: list[Request] = []
         self.come: deque[tuple[Request, float]] = deque()
         """What was answered, and when, and was not looked at yet."""
-
-    # --- any thread ---
+        self.sleeper: Request | None = None
+        """What is taken home with the next answer, to wake its waiter; only who waits changes it."""
 
     def take(self, request: Request) -> None:
-        """Take an answered request in."""
+        """Take an answered request in; any thread."""
         self.come.append((request, self._now()))
 
     def knock(self) -> None:
-        """Wake whoever waits."""
-        try:
-            sleeper = self._sleepers.pop()
-        except IndexError:
-            return  # nobody sleeps; who is about to looks first
-        sleeper.home.take(sleeper)
-        sleeper.home.knock()
-
-    # --- where the caller waits ---
+        """Wake whoever waits, perhaps twice; any thread."""
+        sleeper = self.sleeper
+        if sleeper is not None:
+            sleeper.home.take(sleeper)
+            sleeper.home.knock()
 
     def may_sleep(self, sleeper: Request) -> bool:
-        """Have `sleeper` taken home with the next answer; False, and nothing of it is left, where one is here."""
-        self._sleepers.append(sleeper)  # announce, then look: in the other order an answer could come in between
-        if not self.come:
-            return True
-        try:
-            self._sleepers.remove(sleeper)
-        except ValueError:
-            return True  # a thread is waking it
-        return False
+        """Have `sleeper` taken home with the next answer; False where one is here already."""
+        self.sleeper = sleeper  # announce, then look: in the other order an answer could come in between
+        return not self.come
 
 
 class Member(Asking):

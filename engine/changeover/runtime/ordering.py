@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from changeover.core.checks import word
 from changeover.core.plain import is_map
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
@@ -123,6 +124,8 @@ class Ordering(Looking):
         on_busy: OnBusy,
     ) -> str:
         """Let a swap take its place; nothing has begun where it may not."""
+        for model in to:
+            word("model", model)
         news = [self._named(model, version).key for model, version in sorted(to.items())]
         pairs = tuple(self._pair(new, from_.get(new.model), on_busy) for new in news)
         saga = self._make_saga(pairs, drain or Drain(), plan or Shift(), timeouts or Timeouts())

@@ -303,8 +303,9 @@ class Router:
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)
         if self.snapshot is before:
             return
-        self.direct = self._whole_routes(self.direct, touched(event))
-        for model in touched(event):
+        models = touched(before, event)
+        self.direct = self._whole_routes(self.direct, models)
+        for model in models:
             route = self.snapshot.routes.get(model)
             shares = {share.version: share.weight for share in route.shares} if route else {}
             old = before.routes.get(model)

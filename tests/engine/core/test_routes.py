@@ -33,7 +33,10 @@ from changeover.core.routes import (
 MODELS = st.sampled_from(["a", "b", "c"])
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 PAIRS = st.lists(VERSIONS, min_size=2, max_size=2, unique=True)
-TRIALS = st.builds(lambda pair, salt: Trial(pair[0], pair[1], salt), PAIRS, st.sampled_from(["", "salt"]))
+TRIALS = st.builds(
+    lambda pair, salt, swap: Trial(pair[0], pair[1], salt, swap=swap), PAIRS, st.sampled_from(["", "salt"]),
+    st.sampled_from(["", "group"]),
+)  # fmt: skip
 SHARES = st.floats(0.0, 1.0)
 
 EVENTS = st.one_of(
@@ -107,8 +110,22 @@ def test_decide_never_changes_its_argument(snapshot: Snapshot, event: RouteEvent
 def test_other_models_keep_the_very_same_route(snapshot: Snapshot, event: RouteEvent) -> None:
     """A model that the event does not name has the same Route object before and after, or none before and after."""
     after = decide(snapshot, event)
-    for model in (snapshot.routes.keys() | after.routes.keys()) - named(event):
+    group = set(touched(snapshot, event)) if isinstance(event, VersionGone) else set()
+    for model in (snapshot.routes.keys() | after.routes.keys()) - named(event) - group:
         assert snapshot.routes[model] is after.routes[model]
+
+
+@pytest.mark.parametrize(("gone", "left"), [("new", "old"), ("old", "new")])
+def test_a_group_on_trial_is_on_one_side_when_a_version_of_it_goes(gone: str, left: str) -> None:
+    """In the same step in which one member loses it, all of the group have what is left; others keep their shares."""
+    trials = {model: Trial("new", "old", swap="group") for model in "abc"}
+    snapshot = decide(Snapshot(), Tried(trials, 0.25))
+    snapshot = decide(snapshot, Tried({"d": Trial("new", "old", swap="other"), "e": Trial("new", "old")}, 0.25))
+    after = decide(snapshot, VersionGone("b", gone, left))
+    assert [after.routes[model].share_of(left) for model in "abc"] == [1.0, 1.0, 1.0]
+    assert [after.routes[model] is snapshot.routes[model] for model in "de"] == [True, True]
+    assert after.routes["a"].trial == trials["a"]  # its own old version still stands by
+    assert touched(snapshot, VersionGone("b", gone, left)) == ("a", "c", "b")
 
 
 @given(snapshot=SNAPSHOTS, event=EVENTS)
@@ -333,7 +350,11 @@ def test_the_counterpart_is_the_other_one_of_the_trial(trial: Trial, share: floa
     assert counterpart(None, version) is None
 
 
-@given(event=EVENTS)
-def test_an_event_touches_the_models_it_names(event: RouteEvent) -> None:
+@given(snapshot=SNAPSHOTS, event=EVENTS)
+def test_an_event_touches_every_model_whose_route_changes(snapshot: Snapshot, event: RouteEvent) -> None:
     """Whoever keeps something by model looks at these, and at no others."""
-    assert set(touched(event)) == named(event)
+    after = decide(snapshot, event)
+    models = snapshot.routes.keys() | after.routes.keys()
+    assert {model for model in models if snapshot.routes.get(model) != after.routes.get(model)} <= set(
+        touched(snapshot, event)
+    )

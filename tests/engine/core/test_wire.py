@@ -273,18 +273,17 @@ def test_a_record_with_a_tail_is_a_bad_record(tail: bytes) -> None:
 
 
 def test_a_flipped_bit_makes_no_other_kind_of_error() -> None:
-    """A record with one bit flipped, each of them, is another record or a bad one."""
+    """A record with one bit flipped, in each byte another one, is another record or a bad one."""
     data, others = encode(WHOLE), 0
     for place in range(len(data)):
-        for bit in range(8):
-            flipped = bytearray(data)
-            flipped[place] ^= 1 << bit
-            try:
-                assert decode(SwapRecord, bytes(flipped)) != WHOLE
-                others += 1
-            except BadRecord:
-                continue
-    assert 0 < others < 8 * len(data)
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        try:
+            assert decode(SwapRecord, bytes(flipped)) != WHOLE
+            others += 1
+        except BadRecord:
+            continue
+    assert 0 < others < len(data)
 
 
 @pytest.mark.parametrize("size", [RECORD_BYTES_MAX + 1, 10 * RECORD_BYTES_MAX])
@@ -294,7 +293,9 @@ def test_a_huge_record_is_refused_unread(size: int) -> None:
         decode(SwapRecord, bytes(size))
 
 
-@pytest.mark.parametrize("place", [place for place in places(ENVELOPE) if place and isinstance(place[-1], str)], ids=str)
+@pytest.mark.parametrize(
+    "place", [place for place in places(ENVELOPE) if place and isinstance(place[-1], str)], ids=str
+)
 def test_a_missing_field_is_a_bad_record(place: Place) -> None:
     """Wherever it is missing, the version and the kind included."""
     check_bad(changed(place, ...))
@@ -313,23 +314,34 @@ def check_bad_swap(data: bytes) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, 2**64 - 1, 1.5, True, "shift", b"shift", [], ["a"], [[]], {}, {"a": 1}])
-@pytest.mark.parametrize("place", [place for place in places(ENVELOPE) if place[:1] == ("SwapRecord",)], ids=str)
-def test_a_field_of_another_type_is_a_bad_record(place: Place, value: Any) -> None:
+OTHERS: tuple[Any, ...] = (None, 0, -1, 2**64 - 1, 1.5, True, "shift", b"shift", [], ["a"], [[]], {}, {"a": 1})
+
+
+def test_a_field_of_another_type_is_a_bad_record() -> None:
     """No field takes a value of another type for its own: no number for a boolean, no text for a list."""
-    try:
-        again = decode(SwapRecord, changed(place, value))
-    except BadRecord:
-        return
-    was = value_at(place)
-    allowed = (
-        type(value) is type(was)
-        or (value is None or was is None)  # a field that may be empty: the type is checked when it is built
-        or (type(was) is float and type(value) is int)  # any whole number is a number
-    )
-    assert allowed, (was, value)
-    assert type(was) is not int or type(value) is int
-    assert again != WHOLE
+    for place in places(ENVELOPE):
+        was = value_at(place)
+        for value in OTHERS if place[:1] == ("SwapRecord",) else ():
+            may = type(value) is type(was) or (type(was) is float and type(value) is int)
+            may_be_empty = value is None or was is None  # what type it has otherwise, a missing member shows
+            try:
+                decode(SwapRecord, changed(place, value))
+            except BadRecord:
+                continue
+            assert may or may_be_empty, (place, value)
+
+
+@pytest.mark.parametrize("value", OTHERS, ids=repr)
+@pytest.mark.parametrize(
+    "place", [("operation", "error_message"), ("operation", "guard"), ("timeouts", "total_s")], ids=str
+)
+def test_an_empty_field_takes_only_its_own_type(place: Place, value: Any) -> None:
+    """A text, a verdict, a number of seconds; or nothing."""
+    takes = {"error_message": (str,), "guard": (), "total_s": (int, float)}[str(place[-1])]
+    if value is None or (type(value) in takes and value not in (-1, 0)):
+        assert decode(SwapRecord, changed(("SwapRecord", *place), value))
+    else:
+        check_bad_swap(changed(("SwapRecord", *place), value))
 
 
 @pytest.mark.parametrize("version", [0, 1, -1, None, "2", b"2", [2], {"v": 2}, 2.0, True])
@@ -352,9 +364,12 @@ def test_a_newer_version_is_told_apart(version: int) -> None:
 
 
 def test_what_is_only_told_may_be_any_number() -> None:
-    """A journal is not refused because a clock was wrong: times and shares decide nothing, and may be NaN or infinite."""
+    """A journal is not refused because a clock was wrong: times and shares decide nothing, and may be NaN."""
     for number in (-1.0, math.inf, -math.inf):
-        assert decode(SwapRecord, changed(("SwapRecord", "operation", "start_time"), number)).operation.start_time == number
+        assert (
+            decode(SwapRecord, changed(("SwapRecord", "operation", "start_time"), number)).operation.start_time
+            == number
+        )
     assert math.isnan(decode(SwapRecord, changed(("SwapRecord", "operation", "share"), math.nan)).operation.share)
 
 

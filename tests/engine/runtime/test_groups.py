@@ -56,7 +56,8 @@ def ends(operation: SwapOperation) -> dict[str, tuple[str | None, bool]]:
 async def test_a_group_goes_through_its_steps(rig: Rig, autojump_clock: Any) -> None:
     """All load side by side, as long as the slowest; drained and unloaded side by side; one operation tells of all."""
     await two_of_each(rig, TRIO, warmup=[{}])
-    for work, seconds in {"load a/2": 2.0, "load b/2": 5.0, "warm c/2": 1.0, "close a/1": 3.0, "close c/1": 2.0}.items():
+    works = {"load a/2": 2.0, "load b/2": 5.0, "warm c/2": 1.0, "close a/1": 3.0, "close c/1": 2.0}
+    for work, seconds in works.items():
         rig.takes(work, seconds)
     operation = await rig.engine.swap_group(to("2", TRIO))
     assert [f"{step.step} {step.outcome} {step.duration_s}" for step in operation.steps] == [
@@ -128,7 +129,7 @@ async def test_a_group_is_one_row_of_the_journal(autojump_clock: Any) -> None:
         assert len(world.disk.kept().swaps) == 1
         assert world.disk.records()[-1].operation == operation
         assert world.disk.lines()[2:] == [
-            "validate", "load", "warm", "shift", "drain; a: 2, b: 2", "unload", "completed; a: 2, b: 2",
+            "validate", "load", "warm", "shift", "drain; a: 2; b: 2", "unload", "completed; a: 2; b: 2",
         ]  # fmt: skip
 
 
@@ -155,7 +156,7 @@ async def test_a_member_that_is_loaded_already_only_gets_the_traffic(rig: Rig, a
     ("order", "options", "error", "match"),
     [
         ({"a": "2", "x": "2"}, {}, ModelNotRegistered, "x"),
-        ({"a": "2", "b": "3"}, {}, ModelNotRegistered, "b has no version 3"),
+        ({"a": "2", "b": "3"}, {}, ModelNotRegistered, "b has no version"),
         ({"a": "2", "b": "1"}, {}, SwapNotAllowed, "b/1 is active already; there is nothing to swap"),
         ({"a": "2", "b": "2"}, {"from_": {"b": "2"}}, SwapNotAllowed, "b/2 is not active; the active version is 1"),
         ({"a": "2", "b": "2"}, {"from_": {"c": "1"}}, InvalidValue, "from_ names c, which the group does not swap"),
@@ -294,6 +295,7 @@ async def test_a_drain_does_not_roll_back_what_has_moved_on(rig: Rig, autojump_c
         assert await versions(rig) == "23"
         assert rig.engine.load_info("a", "1").status is VersionState.QUARANTINED
         lease.release()
+    await settle()
     assert swap.value.state is SwapState.COMPLETED
     assert ends(swap.value) == {"a": ("quarantined", False), "b": ("drained", True)}
     assert rig.cast.open() == ["a/2", "b/3"]

@@ -296,6 +296,20 @@ async def test_who_goes_away_holds_nothing(rig: Rig, how: str, queued: bool, aut
     assert_nothing_left(rig)
 
 
+async def test_the_answers_of_a_set_that_was_left_wake_nobody(rig: Rig, autojump_clock: Any) -> None:
+    """A thread that comes back for nobody does not trouble the loop."""
+    await three(rig)
+    for model in MODELS:
+        rig.takes(f"worker {model}/1 0", 5.0)
+    with trio.move_on_after(1.0):
+        await rig.engine.infer_many(requests())
+    taken: list[Any] = []
+    rig.engine._host.replies.take = taken.append  # type: ignore[method-assign]
+    await trio.sleep(10.0)
+    assert (taken, [calls(rig, f"{model}/1") for model in MODELS]) == ([], [1, 1, 1])
+    assert_nothing_left(rig)
+
+
 async def test_a_set_that_was_never_begun_says_so(rig: Rig, autojump_clock: Any) -> None:
     """Out of time in the queues of all of its models, it tells that nothing ran."""
     await three(rig)

@@ -567,11 +567,13 @@ async def test_past_swaps_are_remembered_by_model(rig: Rig, autojump_clock: Any)
 
 
 async def test_the_history_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any) -> None:
-    """Only so many ended swaps are kept, the newest ones."""
-    from changeover.runtime import ordering
+    """Only so many ended swaps are kept, the newest ones: some whole, and of older ones what the journal has."""
+    from changeover.runtime import history, ordering
 
     monkeypatch.setattr(ordering, "SWAPS_KEPT", 5)
+    monkeypatch.setattr(history, "HISTORY_MAX", 3)
     await rig.ready()
     rig.add("m", "2")
     ids = [(await rig.engine.swap("m", "2" if n % 2 == 0 else "1")).id for n in range(12)]
-    assert [op.id for op in rig.engine.swaps("m")] == ids[-5:]
+    assert [op.id for op in rig.engine.swaps("m")] == ids[-8:]
+    assert len(rig.engine._sagas) == 5

@@ -1,0 +1,50 @@
+"""Killed at any moment under load, twenty times in a row on one journal: what was told to be complete stays so."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.kill.forge import Forge
+from tests.support.disks import look_at_once
+
+LIVES = 20
+SWAPS_MAX = 1_000
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_what_was_complete_is_complete_after_any_death(forge: Forge, tmp_path: Path, durability: str) -> None:
+    """No process serves what is older than the last swap that its ancestor called complete, nor newer than it began."""
+    chance = random.Random(7)
+    path = tmp_path / "j"
+    least, most, swaps = 1, 1, 0
+    for _ in range(LIVES):
+        life = forge.begin("goes on", str(path), durability, SWAPS_MAX)
+        report = life.until("report")
+        life.lives_for(chance.uniform(0.0, 0.3))
+        assert life.ends() == -9
+        assert life.facts("wrong") + life.facts("crashed") == []
+        if report is None:  # nothing but a load had been ordered
+            assert least == most == 1
+        else:
+            assert report["serves"]["m"] in {str(version) for version in (least, most)}
+            assert report["loaded"] == {"m": [report["serves"]["m"]]}
+            assert (report["open"], report["waiting"], report["set_aside"], report["clean"]) == ([], 0, False, True)
+            assert report["errors"] == []
+            ended = [state for _, _, state in report["swaps"]]
+            assert set(ended[:-1]) <= {"completed", "failed"}
+            least = int(report["serves"]["m"])
+        completed = life.facts("complete")
+        swaps += len(completed)
+        answered = [int(version) for (version,) in life.facts("answer")]
+        least = max([least, *completed])
+        most = max([least, *life.facts("begun")])
+        assert set(answered) <= set(range(1, most + 1))
+        assert most - least <= 1
+    assert swaps > LIVES
+    kept = look_at_once(path)
+    assert kept.set_aside is None
+    assert sum(not row.ended for row in kept.swaps) <= 1

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from changeover_plugins.demo.digits import HeldOut
+
+settings.register_profile("changeover", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("changeover")
 
 pytest_plugins = ["pytester"]
 """With which tests run pytest inside pytest."""

@@ -36,7 +36,7 @@ BREATH_S = 0.0003
 
 GROUP = ("a", "b")
 VERSIONS = ("1", "2", "3", "4")
-BROKEN = "9"
+BROKEN = "0"
 """A version that cannot be loaded."""
 CANARY = Shift.canary(((0.5, 0.01),), confirm_s=0.01, guard=None)
 LONG_CANARY = Shift.canary(((0.5, 60.0),), guard=None)

@@ -28,7 +28,7 @@ def test_what_was_complete_is_complete_after_any_death(forge: Forge, tmp_path: P
         assert life.ends() == -9
         assert life.facts("wrong") + life.facts("crashed") == []
         if report is None:  # nothing but a load had been ordered
-            assert least == most == 1
+            assert least == 1
         else:
             assert report["serves"]["m"] in {str(version) for version in (least, most)}
             assert report["loaded"] == {"m": [report["serves"]["m"]]}

@@ -15,6 +15,7 @@ import changeover
 import changeover_sim
 from changeover import (
     Acquire,
+    Aftermath,
     Audit,
     Balance,
     Batching,
@@ -26,13 +27,18 @@ from changeover import (
     Guard,
     Holder,
     Lease,
+    Member,
     ModelPolicy,
+    Recovered,
+    Recovering,
+    RecoveryReport,
     ReferenceStatistics,
     ReferenceTracker,
     Release,
     Reply,
     RequestTracker,
     Sample,
+    SetAside,
     ShadowReport,
     Shift,
     Stage,
@@ -255,6 +261,25 @@ def starting_a_swap(engine: Engine) -> None:
     assert_type(operation.old_unloaded, bool)
     assert_type(engine.swaps(), tuple[SwapOperation, ...])
     assert_type(engine.swaps("digits", limit=10), tuple[SwapOperation, ...])
+    assert_type(operation.members, tuple[Member, ...])
+    assert_type(operation.aftermath, Aftermath | None)
+
+
+async def groups(engine: Engine) -> None:
+    swap = await engine.swap_group({"a": "2", "b": "2"}, from_={"a": "1"}, plan=Shift.canary(), on_busy="queue")
+    assert_type(swap, SwapOperation)
+    assert_type(engine.start_group_swap({"a": "2"}, timeouts=Timeouts(total_s=60.0)), str)
+    await engine.swap_group("a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def recovery(engine: Engine) -> None:
+    report = await engine.recovered(timeout_s=10.0)
+    assert_type(report, RecoveryReport)
+    assert_type(engine.recovery(), RecoveryReport)
+    assert_type(report.waiting, tuple[Recovering, ...])
+    assert_type(report.done, tuple[Recovered, ...])
+    assert_type(report.set_aside, SetAside | None)
+    engine.give_up_recovery("digits")
 
 
 # --- references -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from changeover.runtime.ports import Journal
 from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 
-
 Deliver = Callable[[Exception | None], None]
 
 

@@ -80,7 +80,7 @@ class Looking(EngineBase):
             versions=versions,
             registered=len(self._registry),
             stuck_loads=len(self._host.stuck()),
-            swaps_open=sum(1 for saga in self._sagas.copy().values() if not saga.has_ended),
+            swaps_open=self._recovery.swaps_open + sum(not saga.has_ended for saga in self._sagas.copy().values()),
             reserved_bytes=self._store.reserved_bytes,
             budget_bytes=self._store.budget_bytes,
             resident_bytes=self._ports.memory.resident_bytes(),

@@ -88,6 +88,11 @@ class Recovery:
         """Return what will end a swap that an earlier process has begun."""
         return next((one for one in self._rescues if swap_id in one.swap_ids and not one.ended.settled), None)
 
+    @property
+    def swaps_open(self) -> int:
+        """How many swaps it has not ended yet."""
+        return sum(len(one.swap_ids) for one in self._rescues if not one.ended.settled)
+
     def report(self) -> RecoveryReport:
         """Return what is done and what is not."""
         waiting = tuple(one.report() for one in self._rescues if not one.ended.settled)

@@ -220,7 +220,7 @@ class SqliteFile:
         self._cut()
         try:
             db = self._connect(new=False)
-            _empty_log(db)
+            _empty_log(db)  # while the kernel still has what it may have failed to write
         except BaseException:
             self._disconnect()
             raise

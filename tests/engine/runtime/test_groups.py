@@ -201,7 +201,7 @@ async def test_a_group_that_waited_may_find_one_of_its_models_there_already(rig:
     group, single, same = (swapping(rig, models, on_busy="queue") for models in (PAIR, ("b",), PAIR))
     async with running(first, group, single, same):
         pass
-    assert isinstance(group.error.__cause__, SwapNotAllowed)  # type: ignore[union-attr]
+    assert isinstance(group.error.__cause__, SwapNotAllowed)
     assert "a/2 is active already" in str(group.error)
     assert [outcome.value.state for outcome in (first, single, same)] == [SwapState.COMPLETED] * 3
     assert [len(rig.cast.of(model, "2")) for model in PAIR] == [1, 1]
@@ -410,7 +410,7 @@ async def test_a_rollback_whose_old_version_is_gone_keeps_all_of_the_new_ones(ri
         with pytest.raises(Exception, match="could not") as caught:
             await rig.engine.rollback(the_id(rig))
         lease.release()
-    operation: SwapOperation = caught.value.operation  # type: ignore[attr-defined]
+    operation: SwapOperation = caught.value.operation
     assert (operation.state, mixes(seen)) == (SwapState.FAILED, [])
     assert await versions(rig) == "22"
     assert operation.aftermath is not None

@@ -61,7 +61,7 @@ def break_router(rig: Rig, who: str, version: str, times: int = 1_000) -> list[f
         look(trials[who].new)
         try_out(trials, share)
 
-    router.shift, router.try_out = broken_shift, broken_trial  # type: ignore[method-assign]  # a test breaks them
+    router.shift, router.try_out = broken_shift, broken_trial
     return failed
 
 
@@ -181,7 +181,7 @@ async def test_a_load_that_fails_calls_the_others_off_at_once(rig: Rig, autojump
 async def test_a_group_that_does_not_fit_into_memory_is_undone(autojump_clock: Any) -> None:
     """The budget has room for one new version and not for two."""
     async with open_rig(memory_budget_bytes=35) as rig:
-        await two_of_each(rig, memory_bytes=10)
+        await two_of_each(rig, memory=10, memory_hint_bytes=10)
         with pytest.raises(SwapFailed, match="budget") as caught:
             await rig.engine.swap_group(to("2"))
         await check_group_undone(rig, caught.value.operation)
@@ -343,4 +343,4 @@ async def test_one_new_version_that_is_held_delays_its_group_no_longer_than_the_
     assert swap.ended_s == 31.0
     lease.release()
     await settle()
-    await check_group_undone(rig, swap.error.operation, models)  # type: ignore[union-attr]
+    await check_group_undone(rig, swap.error.operation, models)

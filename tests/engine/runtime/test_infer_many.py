@@ -499,6 +499,18 @@ async def test_a_model_for_one_thread_is_waited_for_aside() -> None:
         assert_nothing_left(rig)
 
 
+async def test_the_turn_with_a_model_for_one_thread_is_given_back(rig: Rig, autojump_clock: Any) -> None:
+    """Whether it answers or raises, the next thread has it."""
+    await three(rig, dict.fromkeys(MODELS, "inline"), thread_safe=False, fails_on=lambda inputs: "bad" in inputs)
+    await rig.engine.infer_many(requests())
+    with pytest.raises(PredictFailed):
+        await rig.engine.infer_many(requests(b={"bad": 1}))
+    for loaded in rig.engine._host.living():
+        assert loaded.take_turn(), loaded.key
+        loaded.end_turn()
+    assert_nothing_left(rig)
+
+
 def _lease_slowly(rig: Rig) -> None:
     with rig.engine.lease("b") as lease:
         lease.infer({"slow": 1})

@@ -12,7 +12,7 @@ import trio
 from changeover import Drain, Reply
 from changeover.core.meter import Meter
 from changeover.core.routes import Trial
-from changeover.errors import NotReady, Overloaded, PredictFailed, RequestTimeout, VersionCrashed
+from changeover.errors import InvalidInput, NotReady, Overloaded, PredictFailed, RequestTimeout, VersionCrashed
 from tests.support.memory import no_collections
 from tests.support.models import BATCHED, UNCHECKED, Broken
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
@@ -250,6 +250,15 @@ async def test_where_one_cannot_stand_by_none_does(rig: Rig, autojump_clock: Any
     assert (outcome.error.version, calls(rig, "a/1")) == ("2", 0)
 
 
+async def test_bad_input_is_no_failure_of_a_version(rig: Rig, autojump_clock: Any) -> None:
+    """It is the caller's fault: nobody is asked, and nothing is counted."""
+    await on_trial(rig, signature=BATCHED)
+    outcome = await asked(rig)
+    assert isinstance(outcome.error, InvalidInput)
+    assert [noted(rig, key) for key in ("a/2", "b/2", "c/1")] == [[]] * 3
+    assert sum(calls(rig, f"{model}/{version}") for model in MODELS for version in "12") == 0
+
+
 async def test_a_full_queue_does_not_fall_back(rig: Rig, autojump_clock: Any) -> None:
     """`Overloaded` says that somebody should wait, not that somebody else should work."""
     await on_trial(rig, queue_limit=1)
@@ -370,14 +379,31 @@ async def test_what_neither_side_has_run_begins_anew(rig: Rig, autojump_clock: A
     for version in "12":
         rig.takes(f"worker b/{version} 0", 5.0)
     ahead = [Outcome(rig.engine.infer, "b", {}, version=version) for version in "12"]
-    outcome = Outcome(rig.engine.infer_many, ASKED)
+    outcome, of_the_new = Outcome(rig.engine.infer_many, ASKED), meter(rig, "b/2")
     async with running(*ahead, outcome):
         for version in "21":
             await rig.engine.unload("b", version, drain=Drain(0.0, "cancel", 0.0))
             await settle()
     assert outcome.value["b"].version == "3"
     assert not any(reply.fell_back for reply in outcome.value.values())
+    assert of_the_new.noted == 0, "to be revoked says nothing of a version"
     await trio.sleep(20.0)
+    assert_nothing_left(rig)
+
+
+async def test_a_set_that_begins_anew_in_a_trial_falls_back_there(rig: Rig, autojump_clock: Any) -> None:
+    """What its models had answered before counts for nothing then: who stands by is there until all have answered."""
+    for version in "12":
+        for model in MODELS:
+            await rig.ready(model, version, execution="worker")
+    rig.takes("worker b/1 0", 5.0)
+    rig.takes("worker c/2 0", 1.0)
+    rig.script("c", "2").raises = Broken("new")
+    ahead, outcome = Outcome(rig.engine.infer, "b", {}), Outcome(rig.engine.infer_many, ASKED)
+    async with running(ahead, outcome):
+        rig.engine._router.try_out(dict.fromkeys("ac", Trial("2", "1", "swap")), 1.0)
+        await rig.engine.unload("b", "1", drain=Drain(0.0, "cancel", 9.0))
+    assert answers(outcome.value) == [("1", True), ("2", False), ("1", True)]
     assert_nothing_left(rig)
 
 

@@ -53,6 +53,32 @@ def test_what_was_delivered_survives_sigkill(tmp_path: Path, durability: str) ->
     assert kept > 100
 
 
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from changeover.core.records import Entry
+from tests.support.disks import entry, on_disk
+
+def dies():
+    yield from entry(2).swaps
+    os.kill(os.getpid(), signal.SIGKILL)
+
+file = on_disk(Path(sys.argv[1]), sys.argv[2])
+file.open()
+file.write(entry(1))
+file.write(Entry(dies()))
+"""
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_half_an_entry_is_never_there(tmp_path: Path, durability: str) -> None:
+    """Killed between two rows of one entry, none of them is kept."""
+    with Program(HALF, str(tmp_path / "j"), durability) as program:
+        assert program.ends()[0] == -9
+    assert numbers(look_at_once(tmp_path / "j")) == [1]
+
+
 FORKS = """
 import gc, multiprocessing, os, signal, sys, threading, trio, warnings
 from pathlib import Path

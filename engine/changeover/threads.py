@@ -20,7 +20,7 @@ from changeover.core.operations import RecoveryReport, SwapOperation
 from changeover.core.shift import Shift
 from changeover.core.snapshots import DrainOutcome, Reply, WaitOutcome
 from changeover.core.values import Drain, Timeouts, VersionSpec, as_data
-from changeover.errors import Evicted, RequestTimeout, WrongLoop
+from changeover.errors import Evicted, RequestTimeout
 from changeover.runtime import thread_parts
 from changeover.runtime.engine import Durability
 from changeover.runtime.engine import open_engine as open_on_trio
@@ -30,7 +30,7 @@ from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
 from changeover.runtime.stay import Nowhere
-from changeover.runtime.thread_parts import Chunks, Events, Here, go_on, wait_for
+from changeover.runtime.thread_parts import Chunks, Events, Here, go_on, refuse_on_trio, wait_for
 from changeover.runtime.worker import Replies
 
 __all__ = ["Chunks", "Engine", "Events", "open_engine"]
@@ -306,7 +306,7 @@ class Engine(Seated):
         Interrupted, it interrupts the call and waits until that has ended; interrupted once more, it leaves at once.
         """
         self._check_open()
-        _refuse_on_trio()
+        refuse_on_trio()
         ended = threading.Event()
         errand = Errand(call, ended.set)
         try:
@@ -353,7 +353,7 @@ def open_engine(
     Ctrl-C between two steps of a request may leave its reference behind, for which the end then waits. Raises
     `WrongLoop` in a Trio run.
     """
-    _refuse_on_trio()
+    refuse_on_trio()
     opened, over = threading.Event(), threading.Event()
     seat = Seat(
         partial(
@@ -396,12 +396,3 @@ def _close(seat: Seat, over: threading.Event, error: BaseException | None) -> No
     seat.join()
     if interrupted is not None:
         raise interrupted
-
-
-def _refuse_on_trio() -> None:
-    """Raise `WrongLoop` in a Trio run, which a blocking call would stop."""
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        return
-    raise WrongLoop("changeover.threads blocks its thread, which would stop this Trio run: use changeover.open_engine")

@@ -100,7 +100,7 @@ _ENDS = tuple(state.value for state in SwapState if state.ended)
 
 
 def _word(record: str) -> str:
-    return record.split("; ")[0]
+    return record.partition("; ")[0]
 
 
 # --- lives ----------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def all_is_well(forge: Forge, folder: Path, scenario: str, durability: str) -> l
     copies = [copied(path, "again") for _, path in victims]
     models = models_of(scenario)
     orders = [("recovers", str(path), durability, models, None) for path in copies]
-    for life, (kept, path), copy in zip(side_by_side(forge, orders), victims, copies, strict=True):
+    for life, (kept, _), copy in zip(side_by_side(forge, orders), victims, copies, strict=True):
         end = End.after(scenario, kept)
         assert ends_well(life, end, copy) == len(end.results)  # each recovery is one transaction
     return victims
@@ -168,6 +168,7 @@ def all_is_well(forge: Forge, folder: Path, scenario: str, durability: str) -> l
 # --- the truths -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("scenario", RECORDS)
 def test_nothing_is_wrong_where_nobody_is_killed(forge: Forge, tmp_path: Path, scenario: str) -> None:
     """Each scenario writes these records, loses no request under load, and the next process finds its end."""

@@ -7,6 +7,7 @@ be written yet; it spawns nothing. What a swap changes the swap itself writes do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from changeover.core import wire
 from changeover.core.records import HISTORY_MAX, DesiredVersion, Entry, Kept, SwapRow, cut
@@ -19,6 +20,9 @@ from changeover.runtime.registry import Registry
 from changeover.runtime.router import Router
 
 Deliver = Callable[[Exception | None], None]
+
+OWED_AT_ONCE = 100
+"""So many ends of swaps are written along with one entry, so that none becomes huge."""
 
 
 class CatchingUp:
@@ -56,7 +60,7 @@ class CatchingUp:
 
     def write(self, entry: Entry, deliver: Deliver) -> None:
         """Keep an entry, and what is owed."""
-        rows = {**self._ends, **{row.id: row for row in entry.swaps}}
+        rows = dict(islice(self._ends.items(), OWED_AT_ONCE)) | {row.id: row for row in entry.swaps}
         whole = Entry(tuple(rows.values()), {**self._owed(self._models), **entry.desired})
 
         def written(error: Exception | None) -> None:

@@ -14,7 +14,7 @@ from changeover.core.snapshots import Reply
 from changeover.core.values import VersionKey
 from changeover.errors import CallerError, ChangeoverError, Evicted, InvalidValue, NotReady, Ran, RequestTimeout
 from changeover.runtime.inference import MOVES_MAX, InferenceWorld, falls_back
-from changeover.runtime.member import Arrivals, Member
+from changeover.runtime.set_request import Arrivals, SetRequest
 from changeover.runtime.worker import Replies, Request
 
 RELOADS_MAX = 2
@@ -25,8 +25,8 @@ class Gathering:
     """One set of requests of one caller; its methods are called by the thread that the caller waits on."""
 
     __slots__ = (
-        "_arrivals", "_first", "_has_run", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members",
-        "_reloads", "_waiter", "_world",
+        "_arrivals", "_has_run", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members", "_reloads",
+        "_waiter", "_world",
     )  # fmt: skip
 
     def __init__(
@@ -39,18 +39,16 @@ class Gathering:
     ) -> None:
         """Ask nobody yet; `home` wakes `waiter`, or what a request's `waiter` is set to. Raises `InvalidValue`."""
         arrivals = self._arrivals = Arrivals(world.now)
-        self._members = [Member(world, home, arrivals, model, inputs) for model, inputs in _named(requests)]
+        self._members = [SetRequest(world, home, arrivals, model, inputs) for model, inputs in _named(requests)]
         self._world = world
         self._home = home
         self._waiter = waiter
         self._key = key
         self._is_pinned = False
-        self._first: Member | None = None
-        """Who failed first, of those that are pinned now."""
         self._reloads = 0
         self._left_behind: tuple[ChangeoverError, ...] = ()
         """How each version ended that the set waited for in vain."""
-        self._late: list[tuple[Member, VersionKey]] = []
+        self._late: list[tuple[SetRequest, VersionKey]] = []
         """Who had not answered when the caller left."""
         self._has_run = False
         """Whether any of the set may have been run by then."""
@@ -144,9 +142,9 @@ class Gathering:
                 raise
             nobody: ChangeoverError = error
         else:
-            self._is_pinned, self._first = True, None
-            for member, (pinned, salt) in zip(members, pins, strict=True):
-                member.hold(pinned, salt, now)
+            self._is_pinned = True
+            for member, (pinned, group) in zip(members, pins, strict=True):
+                member.hold(pinned, group, now)
             for member in members:
                 self._check(member)
             return
@@ -155,7 +153,7 @@ class Gathering:
         finally:
             del nobody
 
-    def _check(self, member: Member) -> None:
+    def _check(self, member: SetRequest) -> None:
         try:
             member.check()
         except ChangeoverError as error:
@@ -167,7 +165,7 @@ class Gathering:
         finally:
             del failure
 
-    def _ask(self, member: Member) -> None:
+    def _ask(self, member: SetRequest) -> None:
         try:
             member.ask()
         except ChangeoverError as error:
@@ -198,10 +196,9 @@ class Gathering:
             finally:
                 del error
 
-    def _failed(self, member: Member, error: ChangeoverError, at_s: float) -> None:
+    def _failed(self, member: SetRequest, error: ChangeoverError, at_s: float) -> None:
         """Have the set answered by others, where that may be; else raise."""
         member.fail(error, at_s)
-        self._first = self._first or member
         elsewhere = falls_back(error)
         if elsewhere:
             error.with_traceback(None)  # which would keep the model, by way of this set
@@ -209,11 +206,11 @@ class Gathering:
         group = self._group(member)
         if elsewhere and group and all(one.can_stand_in for one in group):
             for one in group:
-                one.stand_in()
+                one.stand_in(member)
             for one in group:
                 self._check(one)
         elif elsewhere and not self._was_heard and len(self._left_behind) < MOVES_MAX:
-            self._left_behind = (*self._left_behind, self._first.told())
+            self._left_behind = (*self._left_behind, member.told())
             self._let_go()
             self._pin()
         else:
@@ -224,20 +221,20 @@ class Gathering:
         """Whether a version has failed on a request of the set after it began: nobody else is given that."""
         return any(member.has_run for member in self._members)
 
-    def _group(self, member: Member) -> list[Member]:
+    def _group(self, member: SetRequest) -> list[SetRequest]:
         """Return who is on the same trial as a member, that included; nobody where it is on none."""
-        return [one for one in self._members if one.salt == member.salt] if member.salt is not None else []
+        return [one for one in self._members if one.group == member.group] if member.group is not None else []
 
-    def _settle(self, member: Member) -> None:
+    def _settle(self, member: SetRequest) -> None:
         """Let go of the versions that stand by, where everybody in the trial of a member has answered."""
         group = self._group(member)
         if all(one.reply is not None for one in group):
             for one in group:
                 one.settle()
 
-    def _told(self, last: Member) -> ChangeoverError:
-        """Return what the caller is told: how the first one failed, and where it was not that, what came after it."""
-        first, self._first = self._first or last, None
+    def _told(self, last: SetRequest) -> ChangeoverError:
+        """Return what the caller is told: how it failed, or for whom it stood in, and then what came after that."""
+        first = last.cause or last
         told = first.told()
         if isinstance(told, CallerError | NotReady) and self._left_behind:
             told = self._in_vain(told)

@@ -88,7 +88,7 @@ class Leases(Mapping[str, Lease]):
             raise AlreadyHeld("this set of leases is entered already; ask the engine for another one")
         world, (_, key, request_id, _) = self._world, self._wish
         pins = world.router.pin_many(("lease", world.now(), request_id, self._where), tuple(self._leases), key)
-        for lease, (pinned, _salt) in zip(self._leases.values(), pins, strict=True):
+        for lease, (pinned, _group) in zip(self._leases.values(), pins, strict=True):
             lease.hold(pinned.account, pinned.ref)
         return self
 

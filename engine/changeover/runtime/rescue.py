@@ -215,11 +215,14 @@ class Rescue:
             return "given_up" if self._given_up else "failed"
         if not self.unit.swaps:
             return "restored"
-        finished = self.unit.swaps[-1].end is SwapState.COMPLETED and not self._went_back(chosen)
+        last = self.unit.swaps[-1]
+        finished = last.end is SwapState.COMPLETED and not self._went_back(last, chosen)
         return "finished" if finished else "undone"
 
-    def _went_back(self, chosen: Mapping[str, str]) -> bool:
-        return any(self.unit.wanted[model].version != version for model, version in chosen.items())
+    def _went_back(self, swap: Open, chosen: Mapping[str, str]) -> bool:
+        """Return whether what this swap had brought could not be had; one before it stands, whatever came later."""
+        moved = [(m.model, m.to_version) for m in swap.record.operation.members]
+        return any(self.unit.wanted[model].version == to != chosen[model] for model, to in moved)
 
     def _end(self, swap: Open, chosen: Mapping[str, str] | None) -> SwapRecord:
         """Return an open swap as it has ended."""
@@ -228,7 +231,7 @@ class Rescue:
             state = SwapState.FAILED
             why = "its recovery was given up" if self._given_up else "; ".join(self._troubles)
             left = self._aftermath(why)
-        elif state is SwapState.COMPLETED and self._went_back(chosen):
+        elif state is SwapState.COMPLETED and self._went_back(swap, chosen):
             state, why = SwapState.ROLLED_BACK, f"{swap.why}, and turned round: {'; '.join(self._troubles)}"
         operation = swap.record.operation
         message = f"{operation.error_message}; {why}" if operation.error_message else why

@@ -149,8 +149,8 @@ class Router:
     ) -> list[tuple[Pinned, str | None]]:
         """Pick a version of each model, all from one snapshot and by one draw, and pin them all, or raise as `pin`.
 
-        `attend`: also pin who stands by. With each comes the salt of the trial in which another version may answer in
-        its place, or None; those of one swap have the same.
+        `attend`: also pin who stands by. With each comes the id of the swap in whose trial another version may answer
+        in its place, or None.
         """
         for _ in range(_PICKS_MAX):
             if self.refusal is not None:
@@ -183,11 +183,11 @@ class Router:
                 if attend and route is not None and route.trial is not None:
                     self._attend(pins[-1][0], use, model, route.trial, point)
                     relieved = route.trial.fallback and picked == route.trial.new
-                    pins[-1] = pins[-1][0], route.trial.salt if relieved else None
+                    pins[-1] = pins[-1][0], route.trial.swap if relieved else None
             whole, pins = pins, []
             return whole
         finally:
-            for pinned, _salt in pins:
+            for pinned, _group in pins:
                 pinned.account.release(pinned.ref)
                 if pinned.standby is not None:
                     pinned.standby.release(pinned.standby_ref)

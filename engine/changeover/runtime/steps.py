@@ -45,6 +45,8 @@ class Steps:
         self._book = book
         self._leave = leave
         self._close_by_s: float | None = None
+        self._has_shifted = False
+        """True once the shift has begun: from then on giving the traffic back is what undoes that step."""
         self.swap = swap
         self.shift = Shifting(swap, world)
         self.parts = [Part(pair, swap.timeouts, world) for pair in swap.pairs]
@@ -118,12 +120,17 @@ class Steps:
 
     async def _shift(self) -> bool:
         """Move the traffic as the plan says; the last move is one step that nothing can split."""
+        self._has_shifted = True
         limit_s = self.swap.timeouts.shift_s
         await in_time(self.shift.run, limit_s, f"the shift to {self._news} had not come to its end after")
         return False
 
     async def _drain_old(self) -> bool:
         """Empty the old versions; True where all stay behind in quarantine, or somebody wants them back."""
+        router = self._world.router
+        lost = [pair for pair in self.swap.pairs if router.active(pair.model) == pair.old.version]
+        if lost:  # it went while its pivot was being written down, and the old version has its traffic
+            raise TurnRound(" and ".join(f"{pair.new} stopped taking requests at its pivot" for pair in lost))
         self._leave()
         for part in self.parts:
             part.drain_old(self.swap.drain)
@@ -176,6 +183,8 @@ class Steps:
 
     async def _take_new_out_of_use(self) -> None:
         """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
+        if not self._has_shifted:
+            await self._shift_back()  # an old version crashed meanwhile, and what was loaded has its traffic
         for part in self.parts:
             part.call_off()  # where the swap failed between its load and its warm-up, without waiting for either
         deadline_s = self.swap.drain.deadline_s

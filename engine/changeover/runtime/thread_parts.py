@@ -11,7 +11,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import trio
+
 from changeover.core.snapshots import Event, EventsDropped, Reply
+from changeover.errors import WrongLoop
 from changeover.runtime.feed import ENDED, Feed
 from changeover.runtime.streaming import Stream
 
@@ -118,3 +121,12 @@ def go_on(gate: threading.Lock) -> None:
     """Let whoever waits go on, unless somebody else has."""
     with contextlib.suppress(RuntimeError):
         gate.release()
+
+
+def refuse_on_trio() -> None:
+    """Raise `WrongLoop` in a Trio run, which a blocking call would stop."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return
+    raise WrongLoop("changeover.threads blocks its thread, which would stop this Trio run: use changeover.open_engine")

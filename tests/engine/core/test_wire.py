@@ -134,7 +134,7 @@ def changed(place: Place, value: Any) -> bytes:
 # --- what was written -----------------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(record=RECORDS)
 def test_every_swap_comes_back(record: SwapRecord) -> None:
     """A whole operation survives bytes, with its members, evidence and aftermath, and the strangest of texts."""

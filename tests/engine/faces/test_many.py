@@ -97,7 +97,7 @@ def test_a_set_on_trial_falls_back_whole(face: Face) -> None:
         cast = Cast()
         async with face.opened(cast, strict_references=True) as engine:
             await load(engine)
-            trial = Trial("2", "1", "swap")
+            trial = Trial("2", "1", "salt", swap="swap")
             on_loop(engine, lambda: engine._router.try_out(dict.fromkeys("ab", trial), 1.0))
             assert versions(await done(engine.infer_many(ASKED))) == "221"
             for bad in "ab":

@@ -12,8 +12,11 @@ import pytest
 import trio
 
 from changeover import Drain, Shift, SwapState, VersionKey
-from changeover.core.records import DesiredVersion
-from changeover.errors import EngineFailed, SwapFailed, VersionCrashed
+from changeover.core.records import DesiredVersion, Entry, SwapRow
+from changeover.errors import EngineFailed, JournalFailed, SwapFailed, VersionCrashed
+from changeover.runtime import desires
+from changeover.runtime.desires import CatchingUp
+from changeover.runtime.journal import MemoryJournal
 from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, open_rig, running, settle, until
@@ -62,10 +65,10 @@ async def test_the_first_version_that_is_loaded_is_wanted(autojump_clock: Any) -
         with pytest.raises(Exception, match="no"):
             await rig.engine.load("broken", "1")
         assert wanted(disk) == {}
-        await rig.ready("m", "1", sha256="ab" * 32)
+        await rig.ready("m", "1")
         await rig.ready("m", "2")
         await settle()
-        assert disk.desired() == {"m": DesiredVersion("m", "1", "scripted", "script", "ab" * 32)}
+        assert disk.desired() == {"m": DesiredVersion("m", "1", "scripted", "script", None)}
 
 
 async def test_the_heir_of_a_version_that_crashed_is_wanted(autojump_clock: Any) -> None:
@@ -144,17 +147,22 @@ async def test_the_end_of_an_engine_changes_no_wish(autojump_clock: Any) -> None
             await rig.ready("n", "1")
         assert wanted(world.disk) == {"m": "1", "n": "1"}
         with pytest.raises(EngineFailed):
-            async with engine_on(world.disk, world) as rig:
-                rig.add("m", "1")
-                rig.add("n", "1")
-                await rig.engine.recovered()
-
-                async def child() -> None:
-                    raise ZeroDivisionError("a bug of the engine")
-
-                rig.engine._version_supervisor._nursery.start_soon(child)
-                await trio.sleep(10)
+            await an_engine_crashes(world)
         assert wanted(world.disk) == {"m": "1", "n": "1"}
+
+
+async def an_engine_crashes(world: World) -> None:
+    """Recover m and n, and have a bug."""
+    async with engine_on(world.disk, world) as rig:
+        rig.add("m", "1")
+        rig.add("n", "1")
+        await rig.engine.recovered()
+
+        async def child() -> None:
+            raise ZeroDivisionError("a bug of the engine")
+
+        rig.engine._version_supervisor._nursery.start_soon(child)
+        await trio.sleep(10)
 
 
 # --- swaps ----------------------------------------------------------------------------------------------------------
@@ -166,6 +174,7 @@ async def test_a_swap_changes_the_wish_with_its_pivot(step: str, autojump_clock:
     async with an_engine() as (rig, disk):
         await rig.ready("m", "1")
         rig.add("m", "2")
+        await settle()
         number = len(disk.entries) + STEPS.index(step)
         disk.fails(number, "slow", 10.0)
         swap = Outcome(rig.engine.swap, "m", "2")
@@ -258,6 +267,17 @@ async def test_what_could_not_be_written_is_written_once_the_journal_works_again
         assert len(disk.entries) == 1
 
 
+async def test_what_is_owed_is_written_when_the_engine_is_closed(autojump_clock: Any) -> None:
+    """Where the journal works again by then, though nothing has happened since."""
+    async with open_world() as world:
+        async with engine_on(world.disk, world) as rig:
+            world.disk.fails(lambda _entry: True, "full")
+            await rig.ready("m", "1")
+            await settle()
+            world.disk.heal()
+        assert wanted(world.disk) == {"m": "1"}
+
+
 async def test_a_newer_wish_is_not_overwritten_by_what_is_owed(autojump_clock: Any) -> None:
     """The first entry fails while the second one is on its way: the second one stands."""
     async with an_engine() as (rig, disk):
@@ -327,3 +347,32 @@ async def test_a_version_whose_source_is_endless_is_wanted(autojump_clock: Any) 
         row = disk.desired()["m"]
         assert (row.version, len(row.source)) == ("1", 2_000)
         assert rig.engine._versions[VersionKey("m", "1")].state.value == "ready"
+
+
+def test_what_is_owed_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long trouble no entry becomes huge, none is written twice once it is kept, and the oldest come first."""
+    monkeypatch.setattr(desires, "OWED_AT_ONCE", 3)
+    monkeypatch.setattr(desires, "HISTORY_MAX", 7)
+    written: list[list[str]] = []
+    errors: list[Exception | None] = []
+
+    class Broken(MemoryJournal):
+        """Fails until it is told not to."""
+
+        works = False
+
+        def write(self, entry: Entry, deliver: Any) -> None:
+            written.append([row.id for row in entry.swaps])
+            deliver(None if self.works else JournalFailed("full"))
+
+    broken = Broken()
+    journal = CatchingUp(broken, lambda _models: {})
+    for number in range(9):
+        journal.write(Entry((SwapRow(str(number), True, b""), SwapRow(f"open {number}", False, b""))), errors.append)
+    assert len(errors) == 9
+    assert all(isinstance(error, JournalFailed) for error in errors)
+    written.clear()
+    broken.works = True
+    while journal.owes():
+        journal.write(Entry(), errors.append)
+    assert written == [["2", "3", "4"], ["5", "6", "7"], ["8"]]

@@ -28,7 +28,6 @@ from tests.support.groups import (
     shares,
     snapshots,
     swapping,
-    to,
     two_of_each,
     versions,
 )

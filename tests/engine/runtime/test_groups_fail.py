@@ -16,6 +16,7 @@ from changeover.errors import (
     LoadTimeout,
     NotReady,
     SwapFailed,
+    SwapRolledBack,
     SwapTimeout,
     WarmUpFailed,
 )
@@ -149,6 +150,31 @@ async def test_one_model_that_fails_before_the_pivot_undoes_all(
     await check_group_undone(rig, operation, models)
 
 
+@pytest.mark.parametrize("restart_s", [0.0, 10.0])
+@pytest.mark.parametrize("way", ["fails", "is aborted"])
+async def test_a_new_version_that_has_got_the_traffic_by_a_crash_gives_it_back(
+    rig: Rig, way: str, restart_s: float, autojump_clock: Any
+) -> None:
+    """An old version crashes while another model is loaded: undone, the group is where it was, once that one is back."""
+    await two_of_each(rig)
+    rig.takes("load b/2", 5.0)
+    rig.takes("load a/1", restart_s)
+    rig.script("b", "2").load_error = Broken("no weights") if way == "fails" else None
+    swap = swapping(rig)
+    async with running(swap):
+        await trio.sleep(1.0)
+        await crash(rig, "a", "1")
+        await trio.sleep(2.0)
+        assert await versions(rig) == "21"
+        if way == "is aborted":
+            rig.engine.abort(rig.engine.swaps("a")[0].id)
+    operation = swap.error.operation
+    assert operation.state is (SwapState.FAILED if way == "fails" else SwapState.CANCELLED)
+    assert all(step.compensation == "done" for step in operation.steps)
+    await trio.sleep(10.0)
+    await check_group_undone(rig, operation)
+
+
 @EVERY_MEMBER
 async def test_a_group_that_failed_can_be_ordered_again(
     rig: Rig, models: tuple[str, ...], who: str, autojump_clock: Any
@@ -220,6 +246,28 @@ async def test_behind_the_pivot_of_a_group_a_journal_that_fails_stops_nothing(
     assert operation.state is SwapState.COMPLETED
     assert "no space left" in str(operation.error_message)
     check_one_side(rig, "2", TRIO)
+
+
+@pytest.mark.parametrize("models", [("a",), PAIR, TRIO], ids="".join)
+async def test_a_new_version_that_crashes_while_the_pivot_is_written_down_undoes_all(
+    rig: Rig, models: tuple[str, ...], autojump_clock: Any
+) -> None:
+    """Its old version has the traffic again, and is not drained: all go back to theirs, and nobody is left without."""
+    await two_of_each(rig, models)
+    rig.takes("load a/2", 1.0)
+    use_journal(rig, slow_for=at("drain"))
+    swap, answered = swapping(rig, models), set[str]()
+    async with running(swap):
+        await trio.sleep(10.5)
+        await crash(rig, "a", "2")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_all_along, rig, models, answered)
+            await trio.sleep(2.0)
+            nursery.cancel_scope.cancel()
+    assert isinstance(swap.error, SwapRolledBack)
+    assert "a/2 stopped taking requests at its pivot" in str(swap.error)
+    assert (swap.ended_s, "1" * len(models) in answered) == (11.0, True)
+    await check_group_undone(rig, swap.error.operation, models)
 
 
 # --- behind the pivot -----------------------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ import trio
 from changeover import Drain, Reply
 from changeover.core.meter import Meter
 from changeover.core.routes import Trial
-from changeover.errors import InvalidInput, NotReady, Overloaded, PredictFailed, RequestTimeout, VersionCrashed
+from changeover.errors import (
+    InvalidInput,
+    LeaseRevoked,
+    NotReady,
+    Overloaded,
+    PredictFailed,
+    RequestTimeout,
+    VersionCrashed,
+)
 from tests.support.memory import no_collections
 from tests.support.models import BATCHED, UNCHECKED, Broken
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
@@ -36,7 +44,7 @@ async def on_trial(
     for version in "12":
         for model in MODELS:
             await rig.ready(model, version, execution=ways[model], **fields)
-    trial = Trial("2", "1", "swap", fallback)
+    trial = Trial("2", "1", "salt", fallback, swap="swap")
     rig.engine._router.try_out({"a": trial, "b": trial}, share)
     for loaded in rig.engine._host.living():
         loaded.meter = Meter(1_000.0)
@@ -188,7 +196,7 @@ async def test_what_waits_at_the_new_version_is_taken_out_there(rig: Rig, autoju
 async def test_models_of_another_trial_keep_their_answers(rig: Rig, autojump_clock: Any) -> None:
     """Only those that are tried out by the same swap go with the one that failed."""
     await on_trial(rig)
-    rig.engine._router.try_out({"c": Trial("2", "1", "another")}, 1.0)
+    rig.engine._router.try_out({"c": Trial("2", "1", "salt", swap="another")}, 1.0)
     rig.script("a", "2").raises = Broken("new")
     assert answers((await asked(rig)).value) == [("1", True), ("1", True), ("2", False)]
     rig.script("a", "2").raises, rig.script("c", "2").raises = None, Broken("new")
@@ -197,13 +205,13 @@ async def test_models_of_another_trial_keep_their_answers(rig: Rig, autojump_clo
     assert answers((await asked(rig)).value) == [("1", True)] * 3
 
 
-async def test_a_model_on_the_old_side_of_its_trial_needs_nobody_to_stand_by(rig: Rig, autojump_clock: Any) -> None:
-    """Of trials whose salts say nothing, those on the new side fall back; whoever is on the old side stays there."""
+async def test_trials_of_two_swaps_fall_back_by_themselves(rig: Rig, autojump_clock: Any) -> None:
+    """Also where both are without sticky keys, so that their salts say nothing."""
     await on_trial(rig)
     for model, share in zip(MODELS, (1.0, 1.0, 0.0), strict=True):
-        rig.engine._router.try_out({model: Trial("2", "1")}, share)
+        rig.engine._router.try_out({model: Trial("2", "1", swap=f"swap of {model}")}, share)
     rig.script("a", "2").raises = Broken("new")
-    assert answers((await asked(rig)).value) == [("1", True), ("1", True), ("1", False)]
+    assert answers((await asked(rig)).value) == [("1", True), ("2", False), ("1", False)]
 
 
 @pytest.mark.parametrize("shut", MODELS)
@@ -347,7 +355,7 @@ async def test_where_an_old_version_takes_no_such_input_the_caller_hears_of_the_
     for model in MODELS:
         await rig.ready(model, "1", **({"signature": BATCHED} if model == picky else {}))
         await rig.ready(model, "2")
-    rig.engine._router.try_out({model: Trial("2", "1", "swap") for model in "ab"}, 1.0)
+    rig.engine._router.try_out({model: Trial("2", "1", "salt", swap="swap") for model in "ab"}, 1.0)
     rig.script("a", "2").raises = Broken("new")
     outcome = await asked(rig)
     assert isinstance(outcome.error, PredictFailed)
@@ -369,6 +377,21 @@ async def test_what_a_version_ran_in_vain_does_not_begin_anew(rig: Rig, autojump
     assert isinstance(outcome.error, PredictFailed)
     assert (outcome.error.model, outcome.error.version) == ("b", "2")
     assert "LeaseRevoked" in outcome.error.__notes__[0]
+    assert_nothing_left(rig)
+
+
+async def test_what_has_nothing_to_do_with_a_trial_is_told_as_it_is(rig: Rig, autojump_clock: Any) -> None:
+    """A trial that fell back is no cause of what happens to another model, and no reason to give its requests away."""
+    await on_trial(rig)
+    rig.script("a", "2").raises = Broken("new")
+    rig.takes("worker c/1 0", 5.0)
+    ahead, outcome = Outcome(rig.engine.infer, "c", {}), Outcome(rig.engine.infer_many, ASKED)
+    async with running(ahead, outcome):
+        await rig.engine.unload("c", "1", drain=Drain(0.0, "cancel", 9.0))
+    assert isinstance(outcome.error, LeaseRevoked)
+    assert (outcome.error.model, outcome.error.ran) == ("c", "no")
+    assert outcome.error.__notes__ == ["it was asked of c in one set of a, b, c"]
+    assert (calls(rig, "a/2"), calls(rig, "a/1"), calls(rig, "c/2")) == (1, 1, 0)
     assert_nothing_left(rig)
 
 
@@ -401,7 +424,7 @@ async def test_a_set_that_begins_anew_in_a_trial_falls_back_there(rig: Rig, auto
     rig.script("c", "2").raises = Broken("new")
     ahead, outcome = Outcome(rig.engine.infer, "b", {}), Outcome(rig.engine.infer_many, ASKED)
     async with running(ahead, outcome):
-        rig.engine._router.try_out(dict.fromkeys("ac", Trial("2", "1", "swap")), 1.0)
+        rig.engine._router.try_out(dict.fromkeys("ac", Trial("2", "1", "salt", swap="swap")), 1.0)
         await rig.engine.unload("b", "1", drain=Drain(0.0, "cancel", 9.0))
     assert answers(outcome.value) == [("1", True), ("2", False), ("1", True)]
     assert_nothing_left(rig)

@@ -45,6 +45,12 @@ async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live 
     """
     disk, crashed, stages = house.world.disk, trio.Event(), len(house.stages)
     left: list[Reading] = []
+
+    def end_calls() -> None:
+        for stage in house.stages[stages:]:
+            for call in stage.calls:
+                call.scope.cancel()
+
     with trio.CancelScope() as scope:
 
         async def crash() -> None:
@@ -56,9 +62,8 @@ async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live 
             for stage in house.stages[stages:]:
                 if death.loses_nothing:
                     assert_kept(stage.engine.swaps(), left[0])
-                for call in stage.calls:
-                    call.scope.cancel()
             scope.cancel()
+            end_calls()
             disk.bury()
             crashed.set()
 
@@ -71,6 +76,7 @@ async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live 
             await live(stage)
             await trio.sleep_forever()
     await crashed.wait()
+    end_calls()  # those that were made in the very last step
     return left[0]
 
 
@@ -163,4 +169,3 @@ def later(after_s: float, call: Callable[[], Awaitable[Any]]) -> Callable[[], Aw
         return await call()
 
     return wait_and_call
-

@@ -6,7 +6,7 @@ the new versions of a group, every reference was given back, and nobody waits fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ import attrs
 import pytest
 import trio
 
-from changeover import Drain, Reply
+from changeover import Drain, Reply, Shift
 from changeover.core.routes import Trial
-from changeover.errors import ChangeoverError, LeaseRevoked, NotReady
+from changeover.errors import ChangeoverError, LeaseRevoked, NotReady, SwapNotAllowed
 from changeover_sim import PCT, Exhaustive, RandomWalk, choose
 from tests.simulations.first_use.stage import (
     Call,
@@ -37,19 +37,28 @@ KINDS = (("inline", "inline"), ("worker", "worker"), ("inline", "worker"))
 POISON = 13
 """What breaks the version that is asked it by name."""
 MOMENTS = 12
+HALF = ((0.5, 1.0),)
+PLANS = (
+    Shift.at_once(),
+    Shift.at_once(confirm_s=1.0, guard=None),
+    Shift.canary(HALF, confirm_s=1.0, guard=None),
+    Shift.canary(HALF, confirm_s=0.0, guard=None, sticky=False),
+    Shift.canary(HALF, confirm_s=0.5, guard=None, fallback=False),
+)
 TOLD = {"returned", "cancelled", "NotReady", "LeaseRevoked", "VersionCrashed", "RequestTimeout"}
 """How a set may end while versions come and go."""
 
 
-async def two(stage: Stage) -> None:
-    """Load two versions of two models; the first of each has the traffic."""
+async def two(stage: Stage, loaded: str = "12") -> None:
+    """Register two versions of two models, and load them; the first of each has the traffic."""
     for model, execution in zip(MODELS, choose(KINDS), strict=True):
         for version in "12":
             stage.rig.add(
                 model, version, execution=execution, signature=BATCHED, answers=first_column,
                 fatal_on=lambda asked: bool((asked["x"] == POISON).any()),
             )  # fmt: skip
-            await stage.engine.load(model, version)
+            if version in loaded:
+                await stage.engine.load(model, version)
 
 
 def shift(stage: Stage, version: str) -> None:
@@ -63,7 +72,7 @@ def shift(stage: Stage, version: str) -> None:
 def try_out(stage: Stage, share: float) -> None:
     """Try the new versions of the group out, in one step, where all of it is there."""
     try:
-        stage.engine._router.try_out(dict.fromkeys(MODELS, Trial("2", "1", "swap")), share)
+        stage.engine._router.try_out(dict.fromkeys(MODELS, Trial("2", "1", "salt", swap="swap")), share)
     except NotReady:
         return
 
@@ -240,6 +249,50 @@ def test_sets_on_trial_fall_back_whole(search: Search) -> None:
     search(sets_meet_a_trial, policy=RandomWalk(), schedules=300)
     search(sets_meet_a_trial, policy=PCT(depth=3), schedules=200)
     search(sets_meet_a_trial, schedules=80, mode="trio-batch")
+
+
+async def sets_meet_a_swap_of_their_models() -> None:
+    """Ask and hold sets through a whole swap of the group, which is steered, and whose new versions may fail."""
+    async with open_stage() as stage:
+        engine, seen = stage.engine, Seen()
+        await two(stage, loaded="1")
+        bad = choose(["", "", "m", "n"])
+        for model in bad:
+            stage.rig.script(model, "2").fails_on = lambda asked: bool((asked["x"] < POISON).any())
+        swap_id = engine.start_group_swap(dict.fromkeys(MODELS, "2"), plan=choose(PLANS), drain=Drain(30.0))
+        stage.call(lambda: engine.wait_for_swap(swap_id), "swap")
+        order, at_s = choose(["", "", "abort", "promote", "rollback"]), choose([0.0, 0.5, 1.0, 2.0])
+
+        async def steer() -> None:
+            await trio.sleep(at_s)
+            try:
+                made = getattr(engine, order)(swap_id)
+                if order == "rollback":
+                    await made
+            except SwapNotAllowed:
+                return
+
+        async def later(work: Callable[[Stage, Seen], Awaitable[Any]]) -> Any:
+            await trio.sleep(choose([0.0, 0.25, 0.5, 1.0, 2.0]))
+            return await work(stage, seen)
+
+        calls = [stage.call(partial(later, ask), "ask") for _ in range(3)]
+        calls += [stage.cancelled_call(partial(later, ask), "ask", most=MOMENTS)]
+        calls += [stage.call(partial(later, hold), "hold")]
+        if order:
+            stage.call(steer, order)
+        await stage.rest()
+        assert_at_rest(stage)
+        seen.assert_none_is_a_mix()
+        for call in calls:
+            assert call.end in {"returned", "cancelled"} or (call.end == "PredictFailed" and bad), call.end
+
+
+def test_sets_through_a_swap_of_their_models(search: Search) -> None:
+    """From its first step to its last, and back: a set is all old or all new, and is answered where it can be."""
+    search(sets_meet_a_swap_of_their_models, policy=RandomWalk(), schedules=300)
+    search(sets_meet_a_swap_of_their_models, policy=PCT(depth=3), schedules=200)
+    search(sets_meet_a_swap_of_their_models, schedules=80, mode="trio-batch")
 
 
 # --- callers that go away -------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ is completed or undone whole, its slots are free, nobody is held, no version is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,19 +14,21 @@ import attrs
 import pytest
 import trio
 
-from changeover import Drain, Shift, SwapOperation, SwapState, VersionState
-from changeover.errors import SwapInProgress, SwapNotAllowed
+from changeover import Drain, Shift, SwapOperation, SwapState
+from changeover.core.plan import Step
+from changeover.runtime.part import Part
+from changeover.runtime.saga import Saga
+from changeover.runtime.shifting import Shifting
+from changeover.runtime.steps import Steps
 from changeover_sim import PCT, Exhaustive, RandomWalk, choose, explore
-from tests.simulations.first_use.lives import assert_recorded, recover
+from tests.simulations.first_use.lives import assert_recorded
 from tests.simulations.first_use.stage import (
     Call,
     Search,
     Stage,
     assert_at_rest,
     assert_explored,
-    open_house,
     open_stage,
-    open_stage_in,
 )
 
 RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
@@ -128,20 +129,27 @@ async def hold(stage: Stage) -> None:
         await trio.sleep(1.0)
 
 
-async def an_order_back(way: str, back: str) -> None:
-    """Order a swap back at any moment of it."""
+async def an_order_back(way: str, back: str, seen: set[str] | None = None) -> None:
+    """Order a swap back at any moment of it; `seen` gets the step that was going on, or how the swap had ended."""
     after_s, rounds = choose(WAYS[way].moments)
     async with open_stage(on_disk="process") as stage:
         swap_id = await begin(stage, WAYS[way])
         await trio.sleep(after_s)
         for _ in range(choose(range(rounds))):
             await trio.lowlevel.checkpoint()
+        if seen is not None:
+            seen.add(at(stage.engine.swap_status(swap_id)))
         order = stage.call(lambda: BACK[back](stage, swap_id), "order")
         await stage.rest()
         assert_at_rest(stage)
         assert_recorded(stage)
         assert_whole(stage, tuple(WAYS[way].to))
         assert_told(stage, order)
+
+
+def at(operation: SwapOperation) -> str:
+    """Return the step that is going on, or how a swap has ended."""
+    return operation.state.value if operation.state.ended or not operation.steps else operation.steps[-1].step
 
 
 def assert_whole(stage: Stage, models: Sequence[str]) -> None:
@@ -170,3 +178,72 @@ def assert_told(stage: Stage, order: Call) -> None:
     else:
         assert order.end in {"SwapNotAllowed", "SwapInProgress", "SwapRolledBack", "Superseded"}, order.end
     assert all(operation.state.ended for operation in newer)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_order_back_at_any_moment_leaves_a_swap_that_is_whole(search: Search, way: str) -> None:
+    """Rolled back, aborted or superseded, and that again: each swap ends once, all models agree, nothing is left."""
+    search(partial(any_order_back, way), policy=RandomWalk(), schedules=60)
+
+
+async def any_order_back(way: str) -> None:
+    """Order a swap back in any way."""
+    await an_order_back(way, choose(list(BACK)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_an_order_back_between_any_two_steps(way: str) -> None:
+    """The same at every moment in the order in which Trio would run it anyway, and with one task held back for long."""
+    for back in BACK:
+        seen: set[str] = set()
+        assert_explored(partial(an_order_back, way, back, seen), policy=Exhaustive(delays=0), exhausted=True)
+        assert seen == {"not_started", *(step.value for step in Step), "completed"}, seen
+    assert_explored(partial(any_order_back, way), policy=PCT(depth=3), schedules=60)
+
+
+# --- these tests see what is wrong ----------------------------------------------------------------------------------
+
+
+async def skips_a_member(steps: Steps, call: Callable[[Part], Awaitable[None]], parts: list[Part]) -> None:
+    """Do it with the first part alone."""
+    await EACH(steps, call, parts[:1])
+
+
+def gives_the_traffic_of_one_back(shift: Shifting) -> None:
+    """Move the traffic of the first model back, and of no other."""
+    watch = shift._watches[0]
+    shift._world.router.shift({watch.pair.model: watch.pair.old.version})
+    shift._world.router.end_trial(tuple(one.pair.model for one in shift._watches))
+    shift.settle()
+
+
+def takes_any_slot(saga: Saga) -> bool:
+    """Turn a swap round whoever came behind it."""
+    return True
+
+
+def keeps_its_slot(saga: Saga) -> None:
+    """End, and leave the slot to nobody."""
+
+
+async def reopens_nothing(steps: Steps) -> None:
+    """Leave the old versions where they are."""
+
+
+EACH = Steps._each
+BROKEN: Mapping[str, tuple[type, str, Callable[..., Any], tuple[str, str]]] = {
+    "skips a member": (Steps, "_each", skips_a_member, ("a group", "roll back")),
+    "gives the traffic of one back": (Shifting, "back", gives_the_traffic_of_one_back, ("a group by a ramp", "abort")),
+    "takes any slot": (Saga, "_may_take_slot", takes_any_slot, ("while it is held", "roll back and supersede")),
+    "keeps its slot": (Saga, "_give_up_slot", keeps_its_slot, ("at once", "abort")),
+    "reopens nothing": (Steps, "_reopen_old", reopens_nothing, ("while it is held", "roll back")),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_is_broken_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that is there for a mistake fails where it is made."""
+    owner, name, wrong, order = BROKEN[broken]
+    monkeypatch.setattr(owner, name, wrong)
+    assert explore(partial(an_order_back, *order), policy=RandomWalk(), schedules=300).failure is not None

@@ -1,7 +1,7 @@
 """One request of a set, and where the answers of the set come in: the parts of `gathering.py`.
 
-A `Member` owns its reference until that is with a worker, and that of the version which stands by. `Arrivals` is filled
-from any thread, and wakes whoever waits; neither spawns anything.
+A `SetRequest` owns its reference until that is with a worker, and that of the version which stands by. `Arrivals` is
+filled from any thread, and wakes whoever waits; neither spawns anything.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Arrivals:
         return not self.come
 
 
-class Member(Asking):
+class SetRequest(Asking):
     """The request to one model of a set: to be asked, with a worker, or answered."""
 
-    __slots__ = ("_arrivals", "_due", "_request", "_rows", "has_stood_in", "reply", "salt")
+    __slots__ = ("_arrivals", "_due", "_request", "_rows", "cause", "group", "has_stood_in", "reply")
 
     def __init__(
         self, world: InferenceWorld, home: Replies, arrivals: Arrivals, model: str, inputs: Mapping[str, Any]
@@ -68,10 +68,12 @@ class Member(Asking):
         """What a worker has, or will have."""
         self._rows = 0
         self.reply: Reply | None = None
-        self.salt: str | None = None
+        self.group: str | None = None
         """Of the trial in which another version may stand in for the one that was picked; None: there is none."""
         self.has_stood_in = False
         """Whether it is the other one that was asked."""
+        self.cause: SetRequest | None = None
+        """Whose failure that was for."""
 
     # --- how it is ---
 
@@ -115,12 +117,12 @@ class Member(Asking):
 
     # --- what is done with it ---
 
-    def hold(self, pinned: Pinned, salt: str | None, began_s: float) -> None:
+    def hold(self, pinned: Pinned, group: str | None, began_s: float) -> None:
         """Begin, anew perhaps, with what was pinned."""
-        self._pinned, self.salt, self._began_s = pinned, salt, began_s
+        self._pinned, self.group, self._began_s = pinned, group, began_s
         self._due = pinned.account, pinned.ref
         self._meter = pinned.account.owner.meter  # for good: the saga may take it off at any moment
-        self._failure, self.reply, self.has_stood_in = None, None, False
+        self._failure, self.reply, self.has_stood_in, self.cause = None, None, False, None
 
     def check(self) -> None:
         """Check the inputs by whom is to be asked; raises `InvalidInput`."""
@@ -171,8 +173,8 @@ class Member(Asking):
         if self._meter is not None and not self.has_stood_in:
             self._meter.note(at_s, at_s - self._began_s, failed=failed)
 
-    def stand_in(self) -> None:
-        """Have the version before asked, whatever became of the one on trial."""
+    def stand_in(self, cause: SetRequest) -> None:
+        """Have the version before asked, whatever became of the one on trial, because of who failed there."""
         pinned = self._pinned
         assert pinned is not None, "there is a trial"
         (standby, ref), pinned.standby = (pinned.standby, pinned.standby_ref), None
@@ -181,15 +183,16 @@ class Member(Asking):
         assert ref is not None, "it is held"
         if self._meter is not None:
             self._meter.note_fallback()
-        self._due, self.reply, self.salt, self.has_stood_in = (standby, ref), None, None, True
+        self._due, self.reply, self.group = (standby, ref), None, None
+        self.has_stood_in, self.cause = True, cause
 
     def forget(self) -> None:
         """Let go of an error that nobody will be told of: its frames lead back here, and to the model."""
-        self._failure = None
+        self._failure = self.cause = None
 
     def settle(self) -> None:
         """Let go of the version before: the trial's own answers count."""
-        self.salt = None
+        self.group = None
         self._dismiss()
 
     def let_go(self) -> Ran:

@@ -147,9 +147,10 @@ def live(life: Callable[..., None], out: int, arguments: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    from tests.kill import lives as known
+    from tests.kill.lives import LIVES
+    from tests.kill.storms import storms
 
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as there:
-        serve(there, known.LIVES)
+        serve(there, {**LIVES, "storms": storms})

@@ -50,3 +50,35 @@ def test_what_was_complete_is_complete_after_any_death(forge: Forge, tmp_path: P
     kept = look_at_once(path)
     assert kept.set_aside is None
     assert sum(not row.ended for row in kept.swaps) <= 1
+
+
+@pytest.mark.kill
+def test_killed_in_a_storm(forge: Forge, tmp_path: Path) -> None:
+    """While a model and a group are swapped in every way at once: each serves one of the versions that it died between.
+
+    Both models of the group serve the same one, every swap has ended, and nothing else is loaded.
+    """
+    chance = random.Random(7)
+    possible: dict[tuple[str, ...], set[str | None]] = {("a", "b"): {None}, ("m",): {None}}
+    swaps = 0
+    for n in range(LIVES):
+        life = forge.begin("storms", str(tmp_path / "j"), "process", n)
+        report = life.until("report")
+        for models, versions in possible.items():
+            assert {report["serves"][model] for model in models} <= versions, (n, versions)
+            assert len({report["serves"][model] for model in models}) == 1
+        assert report["loaded"] == {model: [version] if version else [] for model, version in report["serves"].items()}
+        assert (report["open"], report["waiting"], report["set_aside"], report["clean"]) == ([], 0, False, True)
+        assert report["errors"] == []
+        for _ in range(chance.randint(1, 12)):
+            life.until("now")
+        life.lives_for(chance.uniform(0.0, 0.1))
+        assert life.ends() == -9
+        assert life.facts("wrong") + life.facts("crashed") == []
+        for models in possible:
+            told = [fact for fact in life.told if fact.get("models") == list(models)]
+            settled = [at for at, fact in enumerate(told) if "now" in fact]
+            since = told[settled[-1] :] if settled else []
+            possible[models] = {fact.get("now", fact.get("begun")) for fact in since} or {report["serves"][models[0]]}
+            swaps += sum("begun" in fact for fact in told)
+    assert swaps > LIVES

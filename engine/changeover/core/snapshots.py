@@ -232,8 +232,6 @@ EVENT_KINDS = frozenset(
         "repository_found",
         "traffic_shifted",
         "guard_tripped",
-        "journal_set_aside",
-        "model_recovering",
         "model_recovered",
         "swap_paused",
         "swap_resumed",

@@ -45,9 +45,6 @@ class Recovery:
             kept = await journal.begin_anew(str(error))
             units = self._units(kept)
         self._set_aside = kept.set_aside
-        if kept.set_aside is not None:
-            bus, lost = self._world.swaps.bus, kept.set_aside
-            bus.emit("journal_set_aside", path=lost.path, reason=lost.reason)
         self._world.history.take(row for row in kept.swaps if row.ended)
         desires = self._world.swaps.desires
         for unit in units:
@@ -58,8 +55,6 @@ class Recovery:
             for swap in unit.swaps:
                 operation = attrs.evolve(swap.record.operation, state=SwapState.RECOVERING)
                 self._world.history.put(attrs.evolve(swap.record, operation=operation))
-            for model in unit.models:
-                self._world.swaps.bus.emit("model_recovering", model=model, version=unit.wanted[model].version)
 
     @staticmethod
     def _units(kept: Kept) -> tuple[recovery.Unit, ...]:

@@ -334,6 +334,24 @@ async def test_a_new_version_that_crashes_on_trial_undoes_all(
     await check_group_undone(rig, swap.error.operation)
 
 
+@pytest.mark.parametrize("who", PAIR)
+async def test_an_abort_waits_for_an_old_version_that_is_away(rig: Rig, who: str, autojump_clock: Any) -> None:
+    """It crashed and is not loaded yet: until then the new versions have everything, then all go back at once."""
+    await two_of_each(rig)
+    rig.takes(f"load {who}/1", 5.0)
+    seen, swap = snapshots(rig), swapping(rig, plan=HALF)
+    async with running(swap):
+        await trio.sleep(1.0)
+        await crash(rig, who, "1")
+        await trio.sleep(1.0)
+        rig.engine.abort(the_id(rig))
+        await trio.sleep(2.0)
+        assert (await versions(rig), mixes(seen)) == ("22", [])
+    assert isinstance(swap.error, SwapRolledBack)
+    assert (mixes(seen), swap.ended_s > 6.0) == ([], True)
+    await check_group_undone(rig, swap.error.operation)
+
+
 async def test_an_old_version_that_is_lost_for_good_ends_the_trial_of_all(rig: Rig, autojump_clock: Any) -> None:
     """It cannot be loaded again: there is nothing to go back to, so the group goes through."""
     await two_of_each(rig)

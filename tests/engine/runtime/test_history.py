@@ -16,7 +16,7 @@ from changeover import Drain, SwapOperation, SwapState, Timeouts
 from changeover.core import wire
 from changeover.core.operations import Member
 from changeover.core.plan import Progress, Step
-from changeover.core.records import Entry, SwapRecord, SwapRow
+from changeover.core.records import TEXT_MAX, Entry, SwapRecord, SwapRow
 from changeover.errors import SwapFailed, SwapNotAllowed, SwapNotFound, SwapRolledBack
 from changeover.runtime import history as history_module
 from changeover.runtime import journal as journal_module
@@ -204,6 +204,38 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_named_once(
         assert [record.args[0] for record in caplog.records if record.args] == ["newer", "bad"]
         await rig.engine.load("m", "1")
         assert (await rig.engine.swap("m", "2")).state is SwapState.COMPLETED
+
+
+@pytest.mark.parametrize("char", ["x", "\udcff", "\0"], ids=["long", "no UTF-8", "NUL"])
+async def test_the_strangest_error_can_be_kept_and_read(char: str, autojump_clock: Any) -> None:
+    """A megabyte of it, or a file name that is no text: the swap fails with it, and the next process knows why."""
+    journal = MemoryJournal()
+    async with engine_on(journal) as rig:
+        await rig.engine.load("m", "1")
+        rig.script(version="2").load_error = Broken("why: " + char * 1_000_000)
+        with pytest.raises(SwapFailed):
+            await rig.engine.swap("m", "2")
+        assert rig.engine.is_active("m", "1")
+    async with engine_on(journal) as rig:
+        (operation,) = rig.engine.swaps("m")
+        assert operation.state is SwapState.FAILED
+        assert f"why: {char * 100}" in str(operation.error_message)
+        assert len(str(operation.error_message)) == TEXT_MAX
+
+
+async def test_the_longest_limits_can_be_kept_and_read(autojump_clock: Any) -> None:
+    """Seconds that are no whole number of 64 bits: the swap is done, and its rollback by the next process has them."""
+    journal = MemoryJournal()
+    limits = Timeouts(load_s=10**30, shift_s=10**30, unload_s=10**30, total_s=10**30)
+    async with engine_on(journal) as rig:
+        await rig.engine.load("m", "1")
+        done = await rig.engine.swap("m", "2", timeouts=limits, drain=Drain(10**30))
+    async with engine_on(journal) as rig:
+        await rig.engine.recovered()
+        back = await rig.engine.rollback(done.id)
+        assert rig.engine._saga(back.id).swap.timeouts == Timeouts(
+            load_s=1e30, shift_s=1e30, unload_s=1e30, total_s=1e30
+        )
 
 
 # --- any thread -----------------------------------------------------------------------------------------------------

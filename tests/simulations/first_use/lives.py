@@ -13,8 +13,9 @@ import attrs
 import trio
 
 from changeover import SwapOperation
-from changeover.core.records import SwapRecord
+from changeover.core.records import Entry, SwapRecord
 from changeover_sim import VirtualDisk, choose
+from changeover_sim.disk import line_of
 from tests.simulations.first_use.reading import Reading, decode, read
 from tests.simulations.first_use.stage import Durability, House, Stage, assert_at_rest, inputs, open_stage_in
 
@@ -38,13 +39,38 @@ class Death:
         return self.how == "kill" or self.durability == "power"
 
 
-async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live | None = None) -> Reading:
+@attrs.define(eq=False)
+class Trouble:
+    """What goes wrong with some of the entries."""
+
+    begins: str
+    """How the entries begin that it is about."""
+    only: int
+    """So many of them; the others go well."""
+    met: list[Entry] = attrs.field(factory=list)
+
+    def is_about(self, entry: Entry) -> bool:
+        """Return whether an entry is one of those."""
+        if any(entry is one for one in self.met):
+            return True
+        is_one = line_of(entry).startswith(self.begins) and len(self.met) < self.only
+        self.met += [entry] if is_one else []
+        return is_one
+
+
+async def live_and_die(
+    house: House, live: Live, death: Death, *, prepare: Live | None = None, trouble: Trouble | None = None
+) -> Reading:
     """Open an engine, and end it in the middle of what it does; return what is left on the disk.
 
-    The time of its death begins with `live`, or where nothing is to be prepared, with the opening of the engine.
+    The time of its death begins with `live`, or where nothing is to be prepared, with the opening of the engine. The
+    disk is full for those entries that `trouble` is about.
     """
     disk, crashed, stages = house.world.disk, trio.Event(), len(house.stages)
     left: list[Reading] = []
+
+    if trouble is not None:
+        disk.fails(trouble.is_about, "full")
 
     def end_calls() -> None:
         for stage in house.stages[stages:]:
@@ -60,7 +86,7 @@ async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live 
             getattr(disk, death.how)(choose)
             left.append(read(disk.entries))
             for stage in house.stages[stages:]:
-                if death.loses_nothing:
+                if death.loses_nothing and not (trouble and trouble.met):
                     assert_kept(stage.engine.swaps(), left[0])
             scope.cancel()
             end_calls()
@@ -76,6 +102,7 @@ async def live_and_die(house: House, live: Live, death: Death, *, prepare: Live 
             await live(stage)
             await trio.sleep_forever()
     await crashed.wait()
+    disk.heal()
     end_calls()  # those that were made in the very last step
     return left[0]
 

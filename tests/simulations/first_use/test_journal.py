@@ -6,16 +6,15 @@ undone whole, whoever waits is told that, and the journal says so where it could
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import attrs
 import pytest
 import trio
 
-from changeover import Shift, SwapState
+from changeover import Shift, SwapOperation, SwapState
 from changeover.core.records import Entry
 from changeover.errors import JournalFailed, SwapRolledBack
 from changeover.runtime.desires import CatchingUp
@@ -26,6 +25,7 @@ from changeover_sim import PCT, Exhaustive, RandomWalk, choose, explore
 from changeover_sim.disk import line_of
 from tests.simulations.first_use.lives import (
     Death,
+    Trouble,
     assert_brought_back,
     assert_kept,
     assert_recorded,
@@ -67,25 +67,6 @@ BEFORE_PIVOT = ("validate", "load", "warm", "shift", "drain")
 BOUNDARIES = (*BEFORE_PIVOT, "unload", "completed", "rolled_back", "undo", "")
 
 
-@attrs.define(eq=False)
-class Trouble:
-    """What goes wrong with some of the entries."""
-
-    begins: str
-    """How the entries begin that it is about."""
-    only: int
-    """So many of them; the others go well."""
-    met: list[Entry] = attrs.field(factory=list)
-
-    def is_about(self, entry: Entry) -> bool:
-        """Return whether an entry is one of those."""
-        if any(entry is one for one in self.met):
-            return True
-        is_one = line_of(entry).startswith(self.begins) and len(self.met) < self.only
-        self.met += [entry] if is_one else []
-        return is_one
-
-
 async def a_disk_is_in_trouble(begins: str | None = None) -> None:
     """Fail, delay or hang some entries of a swap that may be ordered back; then heal the disk, and swap once more."""
     trouble = Trouble(choose(BOUNDARIES) if begins is None else begins, choose([1, 2, 99]))
@@ -97,23 +78,17 @@ async def a_disk_is_in_trouble(begins: str | None = None) -> None:
         async with open_stage_in(house, on_disk="power") as stage:
             await prepare(stage)
             disk.fails(trouble.is_about, kind, {"slow": 0.25, "hung": trio.Event()}.get(kind, choose([0.0, 0.25])))
-            swap_id = stage.engine.start_group_swap(dict.fromkeys(models, "2"), plan=choose([Shift.at_once(), RAMP]))
-            swap = stage.call(lambda: stage.engine.wait_for_swap(swap_id), "swap")
-            if choose([True, False]):
-                await trio.sleep(choose([0.0, 0.25, 0.5, 0.75]))
-                for _ in range(choose(range(30))):
-                    await trio.lowlevel.checkpoint()
-                stage.call(lambda: stage.engine.rollback(swap_id), "rollback")
+            swap = await order_and_turn(stage, dict.fromkeys(models, "2"))
             await trio.sleep(10.0)
             disk.heal("hung")
             await stage.rest()
             assert_at_rest(stage)
             assert_whole(stage, models)
-            assert_told(stage, swap_id, swap)
             failed = kind in ("full", "fsync") and bool(trouble.met)
             early = failed and any(line_of(entry).startswith(BEFORE_PIVOT) for entry in trouble.met)
-            state = stage.engine.swap_status(swap_id).state
-            assert state is not (SwapState.COMPLETED if early else SwapState.FAILED)
+            for operation in stage.engine.swaps()[:1]:
+                assert operation.state is not (SwapState.COMPLETED if early else SwapState.FAILED)
+                assert_told(operation, swap)
             if not failed:
                 assert_recorded(stage)
             disk.heal()
@@ -128,11 +103,27 @@ async def a_disk_is_in_trouble(begins: str | None = None) -> None:
             assert_brought_back(stage, left)
 
 
-def assert_told(stage: Stage, swap_id: str, swap: Call) -> None:
+async def order_and_turn(stage: Stage, to: Mapping[str, str]) -> Call:
+    """Order a swap, whose caller may go away, or which is ordered back, at any moment."""
+    what = choose(["wait", "turn", "leave"])
+    plan = choose([Shift.at_once(), RAMP])
+    if what == "leave":
+        return stage.cancelled_call(lambda: stage.engine.swap_group(to, plan=plan), "swap")
+    swap_id = stage.engine.start_group_swap(to, plan=plan)
+    swap = stage.call(lambda: stage.engine.wait_for_swap(swap_id), "swap")
+    if what == "turn":
+        await trio.sleep(choose([0.0, 0.25, 0.5, 0.75]))
+        for _ in range(choose(range(30))):
+            await trio.lowlevel.checkpoint()
+        stage.call(lambda: stage.engine.rollback(swap_id), "rollback")
+    return swap
+
+
+def assert_told(operation: SwapOperation, swap: Call) -> None:
     """Whoever waited for a swap was told how it stands."""
-    operation = stage.engine.swap_status(swap_id)
-    assert swap.end == TOLD[operation.state], (swap.end, operation.state)
-    assert (swap.value or getattr(swap.error, "operation", None)) == operation
+    if swap.end != "cancelled":
+        assert swap.end == TOLD[operation.state], (swap.end, operation.state)
+        assert (swap.value or getattr(swap.error, "operation", None)) == operation
 
 
 # --- the caller goes away -------------------------------------------------------------------------------------------
@@ -217,11 +208,11 @@ LEFT: Mapping[str, tuple[list[str], ...]] = {
 # --- who waits for a recovery goes away -----------------------------------------------------------------------------
 
 
-async def who_waits_for_a_recovery_goes_away() -> None:
-    """Cancel who waits for a recovery, at any moment of it."""
+async def who_waits_for_a_recovery_goes_away(ends: Sequence[int] = range(40)) -> None:
+    """Cancel who waits for a recovery, at any moment of it; the process before ended after so many rounds."""
     async with open_house() as house:
         house.world.durations["journal"] = choose([0.0, 0.25])
-        death = Death("process", "kill", 0.0, choose(range(40)))
+        death = Death("process", "kill", 0.0, choose(ends))
         left = await live_and_die(house, swap_and_stay, death, prepare=prepare)
         async with open_stage_in(house, on_disk="process") as stage:
             if choose([True, False]):
@@ -298,6 +289,13 @@ def test_who_goes_away_at_whatever_moment_leaves_a_swap_that_is_whole(call: str)
 def test_a_recovery_goes_on_without_who_waits_for_it(search: Search) -> None:
     """Whoever waits for it and is cancelled, the recovery comes to its end."""
     search(who_waits_for_a_recovery_goes_away, policy=RandomWalk(), schedules=80)
+
+
+@pytest.mark.slow
+def test_a_recovery_goes_on_without_who_waits_for_it_at_whatever_moment() -> None:
+    """The same at each of his checkpoints, and between any two steps of the recovery, before and behind a pivot."""
+    program = partial(who_waits_for_a_recovery_goes_away, (10, 32))
+    assert_explored(program, policy=Exhaustive(delays=0), exhausted=True)
 
 
 def test_an_engine_that_is_closed_leaves_to_the_next_what_it_could_not_end(search: Search) -> None:

@@ -26,6 +26,7 @@ from changeover_sim import PCT, Exhaustive, RandomWalk, choose, explore
 from tests.simulations.first_use.lives import (
     Death,
     Live,
+    Trouble,
     assert_brought_back,
     later,
     live_and_die,
@@ -219,7 +220,18 @@ async def processes_end(name: str) -> None:
         first, second = choose_death(scene.moments), choose_death(((0.0, RECOVERING), (0.125, RECOVERING)))
         from_the_start = choose([False, False, True])
         live = partial(open_and_live, scene) if from_the_start else scene.live
-        left = await live_and_die(house, live, first, prepare=None if from_the_start else prepare)
+        trouble = choose(
+            [
+                None,
+                None,
+                Trouble(
+                    choose(["", "a", "validate", "load", "warm", "shift", "drain", "unload", "undo", "completed"]),
+                    choose([1, 3]),
+                ),
+            ]
+        )
+        first_steps = None if from_the_start else prepare
+        left = await live_and_die(house, live, first, prepare=first_steps, trouble=trouble)
         mend(house)
         instead = choose_what_is_lost(house, left)
         again = await live_and_die(house, register_anyhow, second)

@@ -1,11 +1,13 @@
-"""Swaps of real ONNX files under traffic: what is lost, what is used after its close, and what the clients feel of it.
+"""Swaps of real ONNX files under traffic, written into a journal: what is lost, what is used after its close, and what the clients feel of it.
 
 Windows of equal length lie side by side: two at rest, then one around a swap. It spawns the clients.
 """
 
 from __future__ import annotations
 
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 
 import attrs
@@ -43,14 +45,14 @@ class Seen:
 def bench(quick: bool) -> list[Figure]:
     """Return the figures of the swap."""
     swaps, pairs = (10, 5) if quick else (100, 30)
-    with trained() as digits:
-        return [f for way in WAYS for f in trio.run(_bench, digits, way, swaps, pairs)]
+    with trained() as digits, tempfile.TemporaryDirectory() as folder:
+        return [f for way in WAYS for f in trio.run(_bench, digits, way, swaps, pairs, Path(folder) / way)]
 
 
-async def _bench(digits: Digits, way: str, swaps: int, pairs: int) -> list[Figure]:
+async def _bench(digits: Digits, way: str, swaps: int, pairs: int, journal: Path) -> list[Figure]:
     """Swap to and fro, with windows around the first swaps and without them around the rest."""
     seen, watch = Seen(), Watch()
-    async with open_engine(strict_references=True) as engine:
+    async with open_engine(strict_references=True, journal=journal) as engine:
         for version in ("1", "2"):
             digits.register(engine, version, way)
         await engine.load(MODEL, "1")

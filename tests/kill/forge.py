@@ -16,7 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from tests.house.tree import ROOT
 from tests.support.threads import PATIENCE_S
@@ -50,7 +50,7 @@ class Forge:
         order = json.dumps([life, arguments]).encode()
         socket.send_fds(self._door, [order], [theirs])
         os.close(theirs)
-        began = Life(self, int(self._door.recv(MESSAGE_BYTES_MAX)), os.fdopen(ours))
+        began = Life(self, int(self._door.recv(MESSAGE_BYTES_MAX)), ours)
         self._lives.append(began)
         return began
 
@@ -63,10 +63,11 @@ class Forge:
 class Life:
     """One process."""
 
-    def __init__(self, forge: Forge, pid: int, pipe: IO[str]) -> None:
+    def __init__(self, forge: Forge, pid: int, pipe: int) -> None:
         self._forge = forge
         self._pid = pid
         self._pipe = pipe
+        self._unread = b""
         self.told: list[dict[str, Any]] = []
         """All that it has told and that was heard."""
         self.status: int | None = None
@@ -74,11 +75,14 @@ class Life:
 
     def hears(self) -> dict[str, Any] | None:
         """Return the next thing that it tells; None where it has ended."""
-        ready, _, _ = select.select([self._pipe], [], [], PATIENCE_S)
-        assert ready, f"it says nothing any more: {self.told[-5:]}"
-        line = self._pipe.readline()
-        if not line:
-            return None
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([self._pipe], [], [], PATIENCE_S)
+            assert ready, f"it says nothing any more: {self.told[-5:]}"
+            read = os.read(self._pipe, MESSAGE_BYTES_MAX)
+            if not read:
+                return None
+            self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
         self.told.append(json.loads(line))
         return self.told[-1]
 
@@ -100,7 +104,7 @@ class Life:
             os.kill(self._pid, signal.SIGKILL)
         while self.hears() is not None:
             pass
-        self._pipe.close()
+        os.close(self._pipe)
         self.status = self._forge.wait_for(self._pid)
         return self.status
 

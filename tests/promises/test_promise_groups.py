@@ -36,7 +36,8 @@ PLANS = (
     Shift.canary([(0.2, 1.0), (0.7, 1.0)], confirm_s=0.0, sticky=False, guard=None),
 )
 DRAINS = (Drain(0.0), Drain(1.0), Drain(1.0, "cancel", 1.0), Drain(1.0, "rollback"))
-FAULTS = ("fine", "fine", "load raises", "load is slow", "warm-up raises", "requests fail", "close is slow")
+FAULTS = ("load raises", "load is slow", "warm-up raises", "requests fail", "close is slow")
+NAMES = [f"{model}/{version}" for model in TRIO for version in "123"]
 SIDES = {version * 3 for version in "123"}
 
 
@@ -53,7 +54,7 @@ class Order:
 
 
 ORDERS = st.builds(
-    Order, st.sampled_from(["swap", "swap", "rollback", "abort", "leave", "hold"]),
+    Order, st.sampled_from(["swap", "swap", "swap", "rollback", "abort", "leave", "hold"]),
     st.sampled_from([0.0, 0.1, 0.7, 2.5]), st.integers(0, 47), st.sampled_from(["refuse", "queue", "supersede"]),
 )  # fmt: skip
 
@@ -109,8 +110,8 @@ class Day:
 
 def prepare(rig: Rig, faults: dict[str, str]) -> None:
     """Register what is swapped to; each may have its fault."""
-    for name, fault in faults.items():
-        model, version = name.split("/")
+    for name in NAMES:
+        (model, version), fault = name.split("/"), faults.get(name)
         if version != "1":
             rig.add(model, version, warmup=[{}] if fault == "warm-up raises" else [])
         script = rig.script(model, version)
@@ -152,7 +153,7 @@ async def play(orders: list[Order], faults: dict[str, str], refused: set[int], s
 
 @examined(
     80, orders=st.lists(ORDERS, min_size=1, max_size=12),
-    faults=st.fixed_dictionaries({f"{m}/{v}": st.sampled_from(FAULTS) for m in TRIO for v in "123"}),
+    faults=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(FAULTS), max_size=3),
     refused=st.sets(st.integers(0, 40), max_size=4), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_a_group_is_one_thing_through_any_day(

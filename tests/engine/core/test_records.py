@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from changeover.core import wire
 from changeover.core.operations import Aftermath, Member, Sample, StepRecord, SwapOperation, Verdict
 from changeover.core.plan import ORDER, Progress
 from changeover.core.records import (
@@ -17,13 +18,14 @@ from changeover.core.records import (
     LINES_MAX,
     TEXT_MAX,
     WORD_MAX,
+    DesiredVersion,
     SwapRecord,
     shortened,
 )
 from changeover.core.snapshots import DrainOutcome, Holder
 from changeover.core.values import Drain, SwapState, Timeouts
 from changeover.core.wire import RECORD_BYTES_MAX, decode, encode
-from changeover.errors import InvalidValue
+from changeover.errors import InvalidValue, JournalFailed
 
 MEGABYTE = "\U0001f600" * 250_000
 """A megabyte as UTF-8."""
@@ -156,3 +158,22 @@ def test_a_swap_moves_something_and_ends() -> None:
             a_record(members=members)
     with pytest.raises(InvalidValue, match="does not end as loading_new_version"):
         attrs.evolve(a_record(), progress=Progress(end=SwapState.LOADING_NEW_VERSION))
+
+
+def test_what_could_not_be_read_again_is_not_written() -> None:
+    """A record beyond the limit is the writer's failure, and not the next engine's corrupt file."""
+    members = tuple(Member(f"model {number}" * 10, "1", "2") for number in range(10_000))
+    record = shortened(a_record(members=members))
+    with pytest.raises(JournalFailed, match=r"a SwapRecord of \d+ bytes is too long"):
+        encode(record)
+
+
+def test_a_record_at_the_limit_is_written_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the last size that fits."""
+    wanted = DesiredVersion("m", "1", "loader", "source", None)
+    size = len(encode(wanted))
+    monkeypatch.setattr(wire, "RECORD_BYTES_MAX", size)
+    assert decode(DesiredVersion, encode(wanted)) == wanted
+    monkeypatch.setattr(wire, "RECORD_BYTES_MAX", size - 1)
+    with pytest.raises(JournalFailed):
+        encode(wanted)

@@ -15,14 +15,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from changeover.core import wire
 from changeover.core.operations import Aftermath, Member, Sample, ShadowReport, StepRecord, SwapOperation, Verdict
 from changeover.core.plan import Progress, Step
-from changeover.core.records import DesiredVersion, SwapRecord, shortened
+from changeover.core.records import DesiredVersion, SwapRecord
 from changeover.core.snapshots import DrainOutcome, Holder
 from changeover.core.values import Drain, SwapState, Timeouts
 from changeover.core.wire import RECORD_BYTES_MAX, VERSION, BadRecord, NewerRecord, decode, encode
-from changeover.errors import JournalFailed
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "records_2.txt"
 
@@ -392,24 +390,3 @@ def test_a_swap_that_moves_nothing_or_something_twice_is_a_bad_record(members: A
 def test_a_swap_that_shall_not_end_is_a_bad_record(end: str) -> None:
     """It would never leave the journal."""
     assert "does not end" in check_bad_swap(changed(("SwapRecord", "progress", "end"), end))
-
-
-# --- what is too long -----------------------------------------------------------------------------------------------
-
-
-def test_what_could_not_be_read_again_is_not_written() -> None:
-    """A record beyond the limit is the writer's failure, and not the next engine's corrupt file."""
-    members = tuple(Member(f"model {number}" * 10, "1", "2") for number in range(10_000))
-    record = shortened(attrs.evolve(WHOLE, operation=attrs.evolve(WHOLE.operation, members=members)))
-    with pytest.raises(JournalFailed, match=r"a SwapRecord of \d+ bytes is too long"):
-        encode(record)
-
-
-def test_a_record_at_the_limit_is_written_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is the last size that fits."""
-    size = len(encode(WANTED))
-    monkeypatch.setattr(wire, "RECORD_BYTES_MAX", size)
-    assert decode(DesiredVersion, encode(WANTED)) == WANTED
-    monkeypatch.setattr(wire, "RECORD_BYTES_MAX", size - 1)
-    with pytest.raises(JournalFailed):
-        encode(WANTED)

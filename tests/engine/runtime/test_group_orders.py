@@ -163,7 +163,7 @@ async def test_a_single_takes_the_place_of_a_group(rig: Rig, at_s: float, autoju
     assert group.error.operation.superseded_by == single.value.id
     assert single.value.from_version == "1"
     assert await versions(rig, TRIO) == "131"
-    assert rig.cast.open() == ["a/1", "c/1", "b/3"]
+    assert sorted(rig.cast.open()) == ["a/1", "b/3", "c/1"]
 
 
 async def test_a_group_takes_the_place_of_all_who_want_one_of_its_models(rig: Rig, autojump_clock: Any) -> None:
@@ -219,7 +219,7 @@ async def test_the_newest_of_three_groups_wins(rig: Rig, autojump_clock: Any) ->
                 pass
     assert states(*swaps) == [SwapState.SUPERSEDED, SwapState.SUPERSEDED, SwapState.COMPLETED]
     await trio.sleep(10.0)
-    assert rig.cast.open() == ["a/1", "b/2", "c/2"]
+    assert sorted(rig.cast.open()) == ["a/1", "b/2", "c/2"]
 
 
 # --- behind the pivot -----------------------------------------------------------------------------------------------

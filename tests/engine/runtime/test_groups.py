@@ -172,7 +172,7 @@ async def test_one_member_that_may_not_be_swapped_keeps_all_from_it(
     with pytest.raises(error, match=match):
         await rig.engine.swap_group(order, **options)
     assert rig.engine.swaps() == ()
-    assert rig.cast.open() == ["a/1", "b/1"]
+    assert sorted(rig.cast.open()) == ["a/1", "b/1"]
     check_one_side(rig, "1")
 
 
@@ -301,7 +301,7 @@ async def test_a_drain_does_not_roll_back_what_has_moved_on(rig: Rig, autojump_c
     await settle()
     assert swap.value.state is SwapState.COMPLETED
     assert ends(swap.value) == {"a": ("quarantined", False), "b": ("drained", True)}
-    assert rig.cast.open() == ["a/2", "b/3"]
+    assert sorted(rig.cast.open()) == ["a/2", "b/3"]
 
 
 async def test_a_drain_rolls_back_though_another_old_version_crashed_in_it(rig: Rig, autojump_clock: Any) -> None:
@@ -366,7 +366,7 @@ async def test_a_rollback_in_the_drain_loads_again_what_was_closed(rig: Rig, aut
     lease, seen, swap = rig.lease("a"), snapshots(rig), swapping(rig)
     rig.takes("load b/1", 3.0)
     async with running(swap):
-        assert rig.cast.open() == ["a/1", "a/2", "b/2"]
+        assert sorted(rig.cast.open()) == ["a/1", "a/2", "b/2"]
         rollback = Outcome(rig.engine.rollback, the_id(rig))
         async with running(rollback):
             await trio.sleep(1.0)

@@ -155,7 +155,7 @@ async def test_one_model_that_fails_before_the_pivot_undoes_all(
 async def test_a_new_version_that_has_got_the_traffic_by_a_crash_gives_it_back(
     rig: Rig, way: str, restart_s: float, autojump_clock: Any
 ) -> None:
-    """An old version crashes while another model is loaded: undone, the group is where it was, once that one is back."""
+    """An old version crashes while another model is loaded: undone, all is where it was, once that one is back."""
     await two_of_each(rig)
     rig.takes("load b/2", 5.0)
     rig.takes("load a/1", restart_s)

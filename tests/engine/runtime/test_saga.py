@@ -410,9 +410,7 @@ async def test_a_compensation_that_fails_for_good_is_reported(
     assert operation.aftermath is not None
     assert operation.aftermath.stands == ("m/2 has the traffic", "m/1 is ready", "m/2 is ready")
     assert "could not give the traffic back: Broken: the router is stuck" in operation.aftermath.does_not
-    assert operation.aftermath.remedies == (
-        'm/2 serves on until await engine.swap("m", "1") brings m/1 back',
-    )
+    assert operation.aftermath.remedies == ('m/2 serves on until await engine.swap("m", "1") brings m/1 back',)
     assert await serving(rig) == "2"
     assert rig.engine._slots.everybody() == ()
     monkeypatch.undo()

@@ -13,11 +13,12 @@ from changeover.errors import (
     LoadTimeout,
     Superseded,
     SwapFailed,
+    SwapInProgress,
     SwapNotDone,
     SwapRolledBack,
     SwapTimeout,
 )
-from changeover.runtime.slots import WAITING_MAX
+from changeover.runtime import ordering
 from tests.support.journals import at, use_journal
 from tests.support.rig import Outcome, Rig, running, settle
 
@@ -298,14 +299,15 @@ async def test_a_newer_order_takes_the_place_of_all_others(rig: Rig, autojump_cl
     await check_nothing_left(rig, "5")
 
 
-async def test_the_line_is_bounded(rig: Rig, autojump_clock: Any) -> None:
+async def test_the_line_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any) -> None:
     """One more than may wait is refused, and the rest is done."""
+    monkeypatch.setattr(ordering, "WAITING_MAX", 5)
     await versions(rig, "2", "3")
     rig.takes("load m/2", 10.0)
     swap_ids = [rig.engine.start_swap("m", "2")]
     await settle()
-    swap_ids += [rig.engine.start_swap("m", "32"[n % 2], on_busy="queue") for n in range(WAITING_MAX)]
-    with pytest.raises(Exception, match=f"{WAITING_MAX} swaps of m wait already"):
+    swap_ids += [rig.engine.start_swap("m", "32"[n % 2], on_busy="queue") for n in range(5)]
+    with pytest.raises(SwapInProgress, match="5 swaps of m wait already"):
         rig.engine.start_swap("m", "3", on_busy="queue")
     for swap_id in swap_ids:
         assert (await rig.engine.wait_for_swap(swap_id)).state is SwapState.COMPLETED

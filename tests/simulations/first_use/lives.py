@@ -6,7 +6,7 @@ there or not. Spawns a crasher for each life that ends so, among the callers of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -69,8 +69,7 @@ async def live_and_die(
     disk, crashed, stages = house.world.disk, trio.Event(), len(house.stages)
     left: list[Reading] = []
 
-    if trouble is not None:
-        disk.fails(trouble.is_about, "full")
+    disk.fails(trouble.is_about if trouble else lambda _entry: False, "full")
 
     def end_calls() -> None:
         for stage in house.stages[stages:]:
@@ -85,12 +84,13 @@ async def live_and_die(
                 await trio.lowlevel.checkpoint()
             getattr(disk, death.how)(choose)
             left.append(read(disk.entries))
-            for stage in house.stages[stages:]:
-                if death.loses_nothing and not (trouble and trouble.met):
-                    assert_kept(stage.engine.swaps(), left[0])
+            if death.loses_nothing and not (trouble and trouble.met):
+                told = [operation for stage in house.stages[stages:] for operation in stage.engine.swaps()]
+                assert_kept(told, left[0])
             scope.cancel()
             end_calls()
             disk.bury()
+            disk.heal()
             crashed.set()
 
         if prepare is None:
@@ -102,12 +102,11 @@ async def live_and_die(
             await live(stage)
             await trio.sleep_forever()
     await crashed.wait()
-    disk.heal()
     end_calls()  # those that were made in the very last step
     return left[0]
 
 
-def assert_kept(told: tuple[SwapOperation, ...], left: Reading) -> None:
+def assert_kept(told: Iterable[SwapOperation], left: Reading) -> None:
     """Whatever has ended for those who looked has ended on the disk; one that never began may be missing there."""
     for operation in told:
         if operation.state.ended and operation.steps:

@@ -37,6 +37,7 @@ from tests.simulations.first_use.reading import Reading
 from tests.simulations.first_use.stage import House, Search, Stage, assert_explored, open_house, open_stage_in
 
 RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
+BOUNDARIES = ("", "a", "validate", "load", "warm", "shift", "drain", "unload", "undo", "completed")
 RECOVERING = 40
 """So many rounds of the others are enough for an opening and a recovery."""
 
@@ -220,16 +221,7 @@ async def processes_end(name: str) -> None:
         first, second = choose_death(scene.moments), choose_death(((0.0, RECOVERING), (0.125, RECOVERING)))
         from_the_start = choose([False, False, True])
         live = partial(open_and_live, scene) if from_the_start else scene.live
-        trouble = choose(
-            [
-                None,
-                None,
-                Trouble(
-                    choose(["", "a", "validate", "load", "warm", "shift", "drain", "unload", "undo", "completed"]),
-                    choose([1, 3]),
-                ),
-            ]
-        )
+        trouble = choose([None, None, Trouble(choose(BOUNDARIES), choose([1, 3]))])
         first_steps = None if from_the_start else prepare
         left = await live_and_die(house, live, first, prepare=first_steps, trouble=trouble)
         mend(house)

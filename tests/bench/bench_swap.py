@@ -1,4 +1,4 @@
-"""Swaps of real ONNX files under traffic, written into a journal: what is lost, what is used after its close, and what the clients feel of it.
+"""Swaps of real ONNX files under traffic, with a journal: what is lost, used after its close, and felt by the clients.
 
 Windows of equal length lie side by side: two at rest, then one around a swap. It spawns the clients.
 """

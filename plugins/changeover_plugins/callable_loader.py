@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, cast
@@ -17,6 +18,10 @@ from changeover.plugin import API_VERSION, Model, Signature, Source
 _MARKS = ("predict", "close", "signature")
 """Whoever has these three means to be a `Model`, and is told what else it lacks."""
 _REST = ("thread_safe", "memory_bytes")
+
+_LOOKING = threading.Lock()
+_LOOKS_MAX = 10
+"""So often it is tried; a module that is imported already is found without."""
 
 
 class CallableModel:
@@ -105,9 +110,24 @@ def _find(source: Source) -> Callable[..., object]:
     return found
 
 
+def _look_anew() -> None:
+    """Let the interpreter look into its folders again: the file may be younger than its list of them.
+
+    Two threads that do so at once can meet in its own bookkeeping (CPython drops an entry that is gone already), and
+    others may do it, too.
+    """
+    with _LOOKING:
+        for _ in range(_LOOKS_MAX):
+            try:
+                importlib.invalidate_caches()
+            except KeyError:
+                continue
+            return
+
+
 def _import(module_name: str, source: Source) -> ModuleType:
     """Import the module; raises ModuleNotFoundError if it is missing, ImportError if something it imports is."""
-    importlib.invalidate_caches()  # the file may be younger than the interpreter's list of its folder
+    _look_anew()
     try:
         return importlib.import_module(module_name)
     except ImportError as error:

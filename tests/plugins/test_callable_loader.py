@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -245,6 +246,36 @@ def test_module_younger_than_the_folder_listing(folder: Path) -> None:
     (folder / "changeover_young.py").write_text("def build():\n    return lambda inputs: {'young': True}\n")
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))  # a clock too coarse to show the change
     assert load("changeover_young:build").predict({}) == {"young": True}
+
+
+def test_loads_at_the_same_moment_do_not_meet_in_the_import_system(
+    define: Define, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In CPython two threads that make it look into its folders anew can trip over one another: `KeyError`."""
+    define(build=lambda: lambda inputs: inputs)
+    errors: list[KeyError] = []
+    monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=_load_often, args=(errors,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert errors == []
+
+
+def _load_often(errors: list[KeyError]) -> None:
+    for _ in range(300):
+        for number in range(3):  # what is left of folders that are not there
+            sys.path_importer_cache.setdefault(f"/not/there/{number}", None)
+        try:
+            load()
+        except KeyError as error:
+            errors.append(error)
 
 
 def test_missing_attribute(define: Define) -> None:

@@ -152,7 +152,7 @@ async def play(orders: list[Order], faults: dict[str, str], refused: set[int], s
 
 
 @examined(
-    80, orders=st.lists(ORDERS, min_size=1, max_size=12),
+    240, orders=st.lists(ORDERS, min_size=1, max_size=12),
     faults=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(FAULTS), max_size=3),
     refused=st.sets(st.integers(0, 40), max_size=4), seed=st.integers(0, 99),
 )  # fmt: skip

@@ -122,6 +122,10 @@ class Desires:
         active = {model: self._router.active(model) for model in models}
         return self.want({model: version for model, version in active.items() if version is not None})
 
+    def owed_for(self, models: Iterable[str]) -> Mapping[str, bytes | None]:
+        """Return what an entry has to say so that what is wanted, and could not be written, is written with it."""
+        return self.want({m: self.versions.get(m) for m in models if self.journal.owes_for(m)})
+
     # --- a reader of events ---
 
     def put(self, event: Event) -> None:

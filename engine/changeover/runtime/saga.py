@@ -298,9 +298,10 @@ class Saga:
     async def _write_undo(self, step: Step) -> None:
         """Write down that a step is being undone; where that fails it is undone all the same: so would a recovery."""
         past = plan.ORDER.index(step) >= plan.ORDER.index(plan.PIVOT)
-        to = {pair.model: pair.old.version for pair in self.swap.pairs} if past else {}
+        desires = self._world.desires
+        desired = desires.want({pair.model: pair.old.version for pair in self.swap.pairs} if past else {})
         try:
-            await self._book.write(self._progress, self._world.desires.want(to))
+            await self._book.write(self._progress, desired or desires.owed_for(self.models))
         except JournalFailed as error:
             self._cause = self._cause or error
 

@@ -33,11 +33,6 @@ class Death:
     rounds: int
     """... and so many rounds of everybody else."""
 
-    @property
-    def loses_nothing(self) -> bool:
-        """Whether all that was delivered is there afterwards."""
-        return self.how == "kill" or self.durability == "power"
-
 
 @attrs.define(eq=False)
 class Trouble:
@@ -84,7 +79,9 @@ async def live_and_die(
                 await trio.lowlevel.checkpoint()
             getattr(disk, death.how)(choose)
             left.append(read(disk.entries))
-            if death.loses_nothing and not (trouble and trouble.met):
+            # A power cut may take what the process before was told of too late, and this one has found.
+            loses_nothing = death.how == "kill" or (death.durability == "power" and not stages)
+            if loses_nothing and not (trouble and trouble.met):
                 told = [operation for stage in house.stages[stages:] for operation in stage.engine.swaps()]
                 assert_kept(told, left[0])
             scope.cancel()

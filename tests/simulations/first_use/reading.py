@@ -54,7 +54,8 @@ class Reading:
             self._take_swap(record)
         for model, data in entry.desired.items():
             version = None if data is None else decode(DesiredVersion, data).version
-            for known in (self.wanted, self.meant) if not entry.swaps else (self.wanted,):
+            is_news = not entry.swaps or model not in self.meant  # else it follows from what became of the swaps
+            for known in (self.wanted, self.meant) if is_news else (self.wanted,):
                 if version is None:
                     known.pop(model, None)
                 else:

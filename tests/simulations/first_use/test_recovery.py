@@ -282,7 +282,7 @@ def choose_what_is_lost(house: House, left: Reading) -> dict[str, str]:
 def assert_came_no_further(left: Reading, again: Reading, instead: Mapping[str, str]) -> None:
     """A recovery that was killed has changed nothing but the ends of what was open."""
     for model, version in again.meant.items():
-        assert version in {left.meant.get(model), instead.get(model)}
+        assert version in {left.meant.get(model), instead.get(model)}, (left.meant, again.meant, instead)
     for swap_id, record in again.swaps.items():
         before = left.swaps[swap_id]
         assert record == before or swap_id in left.open

@@ -61,7 +61,8 @@ def test_there_is_a_way_back_from_what_was_to_be_finished() -> None:
     done = record("x", Progress(Step.DRAIN), ("a", "1", "2"), ("b", "1", "2"))
     (unit,) = units([done], wanted(a="2", b="2"))
     assert unit.instead == {"a": "1", "b": "1"}
-    (unit,) = units([done, record("y", Progress(Step.LOAD), ("b", "2", "3"), ("c", "5", "6"))], wanted(a="2", b="2", c="5"))
+    other = record("y", Progress(Step.LOAD), ("b", "2", "3"), ("c", "5", "6"))
+    (unit,) = units([done, other], wanted(a="2", b="2", c="5"))
     assert unit.instead == {}
 
 
@@ -88,14 +89,15 @@ def test_every_model_and_every_swap_is_in_one_unit(groups: list[list[str]], acti
     found = units(swaps, wanted(**dict.fromkeys(sorted(active), "1")))
     models = [model for unit in found for model in unit.models]
     assert sorted(models) == sorted(active.union(*groups))
-    assert sorted(swap.record.operation.id for unit in found for swap in unit.swaps) == sorted(map(str, range(len(swaps))))
+    ids = [swap.record.operation.id for unit in found for swap in unit.swaps]
+    assert sorted(ids) == sorted(map(str, range(len(swaps))))
     for unit in found:
         for swap in unit.swaps:
             assert {member.model for member in swap.record.operation.members} <= set(unit.models)
 
 
 def test_a_file_may_move_and_must_not_change() -> None:
-    """Another path is the same version; another loader or another digest is not; a digest that is missing proves nothing."""
+    """Another path is the same version; another loader or another digest is not; a missing digest proves nothing."""
     before = DesiredVersion("m", "2", "onnx", "/old/m.onnx", "a" * 64)
     spec = VersionSpec("m", "2", "/new/m.onnx", loader="onnx", sha256="a" * 64)
     assert mismatch(before, spec) is None

@@ -50,7 +50,7 @@ def the_swap(rig: Rig) -> SwapOperation:
 
 
 async def test_an_engine_that_was_killed_at_any_record_is_consistent_again(autojump_clock: Any) -> None:
-    """After each entry of a swap: the version whose pivot is written down serves, and the swap has ended accordingly."""
+    """After each entry of a swap: the version whose pivot is written down serves, and the swap has ended like that."""
     async with open_world() as first:
         recorded = await a_swap_is_recorded(first)
     lines = recorded.lines()
@@ -130,7 +130,7 @@ async def test_a_model_is_held_until_its_version_is_registered(autojump_clock: A
     """Requests are told why; another version that is loaded gets no traffic; the swap is RECOVERING."""
     async with killed_after(6) as rig:
         assert rig.engine.recovery().waiting[0].waits_for == ("m/2 is not registered",)
-        with pytest.raises(NotReady, match="m is being recovered .m/2 is not registered"):
+        with pytest.raises(NotReady, match=r"m is being recovered \(m/2 is not registered"):
             await rig.engine.infer("m", {})
         await rig.ready(version="1")
         assert the_swap(rig).state is SwapState.RECOVERING

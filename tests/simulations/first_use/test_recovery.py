@@ -346,9 +346,9 @@ def finishes_what_was_shifting(record: SwapRecord) -> Open:
     return attrs.evolve(ending, end=SwapState.COMPLETED) if at_pivot else ending
 
 
-def brings_each_model_back_alone(models: Any, swaps: Any) -> list[set[str]]:
-    """Take a group apart."""
-    return [{model} for model in sorted(models)]
+async def writes_one_of_a_group(book: Logbook, progress: Progress, desired: Any, end: Any = None) -> None:
+    """Write down of the first model alone what is wanted."""
+    await WRITE(book, progress, dict(list(desired.items())[:1]), end)
 
 
 def forgets_what_was_open(rescue: Rescue, swap: Open, chosen: Any) -> SwapRecord:
@@ -367,7 +367,7 @@ BROKEN: Mapping[str, tuple[Any, str, Callable[..., Any], str]] = {
     "tells before it is written": (Saga, "_finish", tells_before_it_is_written, "a swap"),
     "wants nothing back": (Saga, "_write_undo", wants_nothing_back, "a turn in the drain"),
     "finishes what was shifting": (recovery, "_ending", finishes_what_was_shifting, "a ramp"),
-    "brings each model back alone": (recovery, "_together", brings_each_model_back_alone, "a group that is turned"),
+    "writes one of a group": (Logbook, "write", writes_one_of_a_group, "a group"),
     "forgets what was open": (Rescue, "_end", forgets_what_was_open, "a swap"),
     "wants what is there": (Rescue, "_desired", wants_what_is_there, "a group"),
 }

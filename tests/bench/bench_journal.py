@@ -94,10 +94,13 @@ async def _costs(name: str, path: Path | None, durability: Durability, swaps: in
         with timed(engine._router, "shift") as flips_s:
             took_s = [await _timed_swap(engine, "21"[turn % 2]) for turn in range(swaps)]
     flips, whole = Spread.of(flips_s), Spread.of(took_s)
+    aim = (
+        SWAP_MOST_S if durability == "power" else SWAP_MOST_S / 10
+    )  # a disk that must answer five times takes its time
     return [
         Figure(
-            f"a swap of empty models, {name}", "at most 100 ms (spec), aim 10", whole.text("ms", scale=1e3),
-            whole.median <= SWAP_MOST_S / 10,
+            f"a swap of empty models, {name}", f"at most 100 ms (spec), aim {aim * 1e3:g}",
+            whole.text("ms", scale=1e3), whole.median <= aim,
         ),
         Figure("  of it the routing update", "at most 10 ms (spec), aim 1", flips.text("ms", scale=1e3, digits=3),
             flips.median <= FLIP_MOST_S / 10),

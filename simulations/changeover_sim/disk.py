@@ -111,8 +111,11 @@ class VirtualJournal:
         return self._disk.kept()
 
     async def begin_anew(self, reason: str) -> Kept:
-        """Forget all that is on the disk."""
+        """Forget all that is on the disk; once its engine was killed it changes nothing, and raises when buried."""
         await trio.lowlevel.checkpoint()
+        if self.killed:
+            await self.buried.wait()
+            raise killed()
         self._disk.forget()
         return Kept(set_aside=SetAside("disk", reason))
 

@@ -43,6 +43,12 @@ def encode(record: SwapRecord | DesiredVersion) -> bytes:
     return packed
 
 
+def mention(model: str) -> bytes:
+    """Return bytes that are in every `SwapRecord` of a model, and in hardly any other."""
+    named: bytes = _msgpack.packb("model") + _msgpack.packb(model, unicode_errors=_SURROGATES)
+    return named
+
+
 def decode(kind: type[T], data: bytes) -> T:
     """Return the record of this kind that `encode` was given; raises `BadRecord` for anything else."""
     if len(data) > RECORD_BYTES_MAX:

@@ -99,13 +99,16 @@ class EngineBase:
         )  # fmt: skip
         self._slots = Slots()
         self._desires = Desires(
-            journal, self._registry, self._router, state=self._state, is_settled=self._is_settled
+            journal, self._registry, self._router,
+            now=ports.clock.now, state=self._state, is_settled=self._is_settled,
         )  # fmt: skip
         self._bus.readers.append(self._desires)
         self._swap_world = SwapWorld(
             ports, self._bus, self._host, self._router, self._desires.journal, self._version, self._desires, self._slots
         )  # fmt: skip
         self._sagas: dict[str, Saga] = {}
+        self._ended_ids: dict[str, None] = {}
+        """Those of them that have ended, in that order."""
         self._history = History()
         self._recovery = Recovery(
             RescueWorld(self._swap_world, self._registry, self._history, self._saga_supervisor)

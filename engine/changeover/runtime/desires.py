@@ -22,7 +22,10 @@ from changeover.runtime.router import Router
 Deliver = Callable[[Exception | None], None]
 
 OWED_AT_ONCE = 100
-"""So many ends of swaps are written along with one entry, so that none becomes huge."""
+"""So many ends of swaps, and so many models, are written along with one entry, so that none becomes huge."""
+
+AGAIN_S = 1.0
+"""So long after a failure it is not tried again for its own sake."""
 
 
 class CatchingUp:
@@ -31,16 +34,19 @@ class CatchingUp:
     What was written meanwhile by anybody is not overtaken: entries are delivered in the order of their writing.
     """
 
-    def __init__(self, journal: Journal, owed: Callable[[Iterable[str]], Mapping[str, bytes | None]]) -> None:
-        """Owe nothing; `owed` returns what is to be written of those of some models that may be written now."""
+    def __init__(
+        self, journal: Journal, *, may_write: Callable[[str], bool], record: Callable[[str], bytes | None]
+    ) -> None:
+        """Owe nothing; of a model that `may_write` says yes to, `record` returns what is to be written."""
         self._journal = journal
-        self._owed = owed
+        self._may_write = may_write
+        self._record = record
         self._models: dict[str, None] = {}
         self._ends: dict[str, SwapRow] = {}
 
     def owes(self) -> bool:
         """Return whether something is to be written that could be."""
-        return bool(self._ends or self._owed(self._models))
+        return bool(self._ends) or any(map(self._may_write, self._models))
 
     def owes_for(self, model: str) -> bool:
         """Return whether what is wanted of a model is not what the journal has."""
@@ -61,7 +67,8 @@ class CatchingUp:
     def write(self, entry: Entry, deliver: Deliver) -> None:
         """Keep an entry, and what is owed."""
         rows = dict(islice(self._ends.items(), OWED_AT_ONCE)) | {row.id: row for row in entry.swaps}
-        whole = Entry(tuple(rows.values()), {**self._owed(self._models), **entry.desired})
+        models = islice(filter(self._may_write, self._models), OWED_AT_ONCE)
+        whole = Entry(tuple(rows.values()), {model: self._record(model) for model in models} | dict(entry.desired))
 
         def written(error: Exception | None) -> None:
             self._note(whole, kept=error is None)
@@ -92,19 +99,23 @@ class Desires:
         registry: Registry,
         router: Router,
         *,
+        now: Callable[[], float],
         is_settled: Callable[[str], bool],
         state: Callable[[VersionKey], VersionState],
     ) -> None:
         """Know nothing yet; `is_settled` says of a model that neither a swap nor a recovery decides about it now."""
         self.versions: dict[str, str] = {}
         """By model, as it was ordered to be written last."""
-        self.journal = CatchingUp(journal, self._owed)
+        self.journal = CatchingUp(journal, may_write=is_settled, record=self._wanted)
         """The journal, for everybody who writes."""
         self._registry = registry
         self._router = router
         self._is_settled = is_settled
         self._state = state
         self._is_troubled = self._is_writing = False
+        self._now = now
+        self._again_s = -AGAIN_S
+        """When what is owed may be tried again."""
 
     # --- for who writes himself ---
 
@@ -126,6 +137,17 @@ class Desires:
         """Return what an entry has to say so that what is wanted, and could not be written, is written with it."""
         return self.want({m: self.versions.get(m) for m in models if self.journal.owes_for(m)})
 
+    def look(self, models: Iterable[str]) -> None:
+        """Hear that who decided about models does so no more: what has changed meanwhile is written now."""
+        for model in models:
+            if self._is_settled(model) and self._has_changed(model):
+                self._write({model: self._router.active(model)})
+
+    def flush(self) -> None:
+        """Try once more to write what is owed: the engine is about to be closed."""
+        if self.journal.owes():
+            self._write({})
+
     # --- a reader of events ---
 
     def put(self, event: Event) -> None:
@@ -136,8 +158,8 @@ class Desires:
                 self._write({model: self._router.active(model)})
             elif event.kind == "version_unregistered" and event.version == self.versions.get(model):
                 self._write({model: None})  # nobody will bring it back
-        if not self._is_writing and self.journal.owes():  # whatever happens is an occasion to try again
-            self._write({})
+        if not self._is_writing and self._now() >= self._again_s and self.journal.owes():
+            self._write({})  # whatever happens is an occasion to try again
 
     def wake(self) -> None:
         """Hear that there are no more events."""
@@ -150,9 +172,8 @@ class Desires:
             return False  # what has crashed is wanted still: another process may have more luck with it
         return active != wanted
 
-    def _owed(self, models: Iterable[str]) -> Mapping[str, bytes | None]:
-        """Return what is wanted of those of some models about which nobody else decides now."""
-        return {model: self._record(model, self.versions.get(model)) for model in models if self._is_settled(model)}
+    def _wanted(self, model: str) -> bytes | None:
+        return self._record(model, self.versions.get(model))
 
     def _record(self, model: str, version: str | None) -> bytes | None:
         key = VersionKey(model, version or "")
@@ -176,3 +197,5 @@ class Desires:
         elif error is None and self._is_troubled:
             logger.warning("the journal can be written again")
         self._is_troubled = error is not None
+        if error is not None:
+            self._again_s = self._now() + AGAIN_S

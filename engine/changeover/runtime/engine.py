@@ -90,6 +90,7 @@ class _Running(Engine):
             return
         self._keeper.stop()  # first: nothing is loaded or swapped any more that nobody ordered
         self._recovery.stop()
+        self._desires.flush()
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
         with trio.move_on_after(self._settings.close_timeout_s):
@@ -107,7 +108,7 @@ class _Running(Engine):
         await self._version_supervisor.stop()
         with trio.move_on_after(self._settings.close_timeout_s):
             await self._host.quiet()
-        with trio.move_on_after(self._settings.close_timeout_s):
+        with trio.move_on_after(max(self._settings.close_timeout_s, 1.0)):  # or the next engine finds it in use
             await self._journal.close()
         self._waits.give_up()
         self._host.replies.give_up()

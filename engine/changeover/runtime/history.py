@@ -49,13 +49,13 @@ class History:
 
     def operations(self, model: str | None, limit: int) -> list[SwapOperation]:
         """Return the last swaps, of one model or of all, oldest first."""
-        name = b"" if model is None else model.encode("utf-8", "surrogatepass")
+        mention = b"" if model is None else wire.mention(model)
         found: list[SwapOperation] = []
         for swap_id, slot in reversed(list(self._slots.items())):
             if len(found) >= limit:
                 break
-            if isinstance(slot.record, bytes) and name not in slot.record:
-                continue  # its name is not even in the bytes: thousands are passed by without being decoded
+            if isinstance(slot.record, bytes) and mention not in slot.record:
+                continue  # thousands are passed by without being decoded
             record = _read(swap_id, slot)
             if record is not None and (model is None or model in models_of(record)):
                 found.append(record.operation)

@@ -19,20 +19,24 @@ class Rows:
     def __init__(self) -> None:
         """Begin empty."""
         self._swaps: dict[str, SwapRow] = {}
+        self._ended: dict[str, None] = {}
+        """The ids of those that have ended, in that order."""
         self._desired: dict[str, bytes] = {}
 
     def apply(self, entry: Entry) -> None:
         """Do what one transaction says."""
         for row in entry.swaps:
             self._swaps[row.id] = row
+            if row.ended:
+                self._ended[row.id] = None
         for model, record in entry.desired.items():
             if record is None:
                 self._desired.pop(model, None)
             else:
                 self._desired[model] = record
-        ended = [row.id for row in self._swaps.values() if row.ended] if len(self._swaps) > HISTORY_MAX else []
-        for swap_id in ended[: max(0, len(ended) - HISTORY_MAX)]:
-            del self._swaps[swap_id]
+        while len(self._ended) > HISTORY_MAX:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest], self._swaps[oldest]
 
     def kept(self) -> Kept:
         """Return what is there."""

@@ -173,12 +173,13 @@ class Ordering(Looking):
         saga = Saga(
             Swap(swap_id, pairs, drain, plan, timeouts, rollback_of, waits), self._swap_world, self._saga_supervisor
         )
-        self._forget_old_swaps()
+        while len(self._ended_ids) >= SWAPS_KEPT:
+            self._forget_swap(next(iter(self._ended_ids)))
         self._sagas[swap_id] = saga
+        saga.ended.tell(lambda _error: self._ended_ids.update({swap_id: None}))
         return saga
 
-    def _forget_old_swaps(self) -> None:
-        ended = [swap_id for swap_id, saga in self._sagas.items() if saga.has_ended]
-        for swap_id in ended[: max(0, len(ended) - SWAPS_KEPT + 1)]:
-            self._history.put(self._sagas[swap_id].record)  # first: whoever looks meanwhile finds it once or twice
-            del self._sagas[swap_id]
+    def _forget_swap(self, swap_id: str) -> None:
+        """Keep of a swap that has ended only what the journal has."""
+        self._history.put(self._sagas[swap_id].record)  # first: whoever looks meanwhile finds it once or twice
+        del self._sagas[swap_id], self._ended_ids[swap_id]

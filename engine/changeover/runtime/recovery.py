@@ -27,6 +27,10 @@ class Recovery:
         """Know of nothing."""
         self._world = world
         self._rescues: tuple[Rescue, ...] = ()
+        self._by_model: dict[str, Rescue] = {}
+        """Those that are not done."""
+        self._by_swap: dict[str, Rescue] = {}
+        """The same by the swaps that they end."""
         self._done: tuple[Recovered, ...] = ()
         self._set_aside: SetAside | None = None
 
@@ -46,15 +50,18 @@ class Recovery:
             units = self._units(kept)
         self._set_aside = kept.set_aside
         self._world.history.take(row for row in kept.swaps if row.ended)
-        desires = self._world.swaps.desires
+        desires, rescues = self._world.swaps.desires, list[Rescue]()
         for unit in units:
             desires.versions.update((model, wanted.version) for model, wanted in unit.wanted.items())
             rescue = Rescue(unit, self._world, self._note)
-            self._rescues += (rescue,)
+            rescues.append(rescue)
+            self._by_model.update(dict.fromkeys(rescue.models, rescue))
+            self._by_swap.update(dict.fromkeys(rescue.swap_ids, rescue))
             self._world.swaps.slots.enter(rescue)
             for swap in unit.swaps:
                 operation = attrs.evolve(swap.record.operation, state=SwapState.RECOVERING)
                 self._world.history.put(attrs.evolve(swap.record, operation=operation))
+        self._rescues = tuple(rescues)
 
     @staticmethod
     def _units(kept: Kept) -> tuple[recovery.Unit, ...]:
@@ -77,16 +84,16 @@ class Recovery:
 
     def of(self, model: str) -> Rescue | None:
         """Return what brings a model back; None where that is done, or there is nothing to do."""
-        return next((one for one in self._rescues if model in one.models and not one.ended.settled), None)
+        return self._by_model.get(model)
 
     def of_swap(self, swap_id: str) -> Rescue | None:
         """Return what will end a swap that an earlier process has begun."""
-        return next((one for one in self._rescues if swap_id in one.swap_ids and not one.ended.settled), None)
+        return self._by_swap.get(swap_id)
 
     @property
     def swaps_open(self) -> int:
         """How many swaps it has not ended yet."""
-        return sum(len(one.swap_ids) for one in self._rescues if not one.ended.settled)
+        return len(self._by_swap)
 
     def report(self) -> RecoveryReport:
         """Return what is done and what is not."""
@@ -95,6 +102,9 @@ class Recovery:
 
     async def wait(self, timeout_s: float | None) -> RecoveryReport:
         """Return once everything is done, whatever came of it; raises `NotReady`, which says what is missing."""
+        if not self._by_model:
+            await trio.lowlevel.checkpoint()
+            return self.report()
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
             await all_of([one.ended for one in self._rescues])
             return self.report()
@@ -117,9 +127,9 @@ class Recovery:
 
     def put(self, event: Event) -> None:
         """Hear that a version was registered."""
-        if event.kind in ("version_registered", "version_unregistered"):
-            for rescue in self._rescues:
-                rescue.look()
+        rescue = self._by_model.get(event.model or "")
+        if rescue is not None and event.kind in ("version_registered", "version_unregistered"):
+            rescue.look()
 
     def wake(self) -> None:
         """Hear that there are no more events."""
@@ -128,5 +138,9 @@ class Recovery:
 
     def _note(self, done: Recovered) -> None:
         self._done += (done,)
+        for model in done.models:
+            del self._by_model[model]
+        for swap_id in done.swaps:
+            del self._by_swap[swap_id]
         what = "+".join(done.models)
         logger.info("%s: %s%s", what, done.result, f": {done.error}" if done.error else "")

@@ -53,6 +53,7 @@ class Rescue:
         self._scope = trio.CancelScope()
         self._given_up = self._is_stopped = False
         self._orders: dict[VersionKey, LoadOrder] = {}
+        """Replaced whole and never changed: other threads look at it."""
         self._troubles: list[str] = []
         self._versions: Mapping[str, str] = {model: wanted.version for model, wanted in unit.wanted.items()}
         """Those that it is bringing back now."""
@@ -87,7 +88,7 @@ class Rescue:
 
     def start(self) -> None:
         """Start the task."""
-        name = f"recovery {'+'.join(self.models)}"
+        name = f"recovery {' '.join(self.models)}"  # no name has a blank in it, so no two units are called the same
         self._world.supervisor.start(ChildSpec(name, self.run, lambda _error, _delay_s: None, ended=self._over))
 
     def look(self) -> None:
@@ -126,12 +127,13 @@ class Rescue:
 
     async def _restore(self) -> Mapping[str, str] | None:
         """Return the versions that are ready; None where none could be had."""
-        for versions in (self._versions, *([self.unit.instead] if self.unit.instead else [])):
+        ways = (self._versions, *([self.unit.instead] if self.unit.instead else []))
+        for versions in ways:
             self._versions = versions
             self._hold()
             await self._registered()
             try:
-                await self._load()
+                await self._load(is_last=versions is ways[-1])
             except ChangeoverError as error:
                 self._troubles.append(describe(error))
                 logger.error("%s could not be recovered: %s", "+".join(self.models), error)
@@ -164,19 +166,23 @@ class Rescue:
                 found.append(wrong)
         return tuple(found)
 
-    async def _load(self) -> None:
-        """Load all of them; where one fails, or nobody wants them any more, what was loaded for this goes again."""
-        for model, version in self._versions.items():
-            key = VersionKey(model, version)
-            self._orders[key] = LoadOrder()
-            self._world.swaps.version(key).post(self._orders[key])
+    async def _load(self, *, is_last: bool) -> None:
+        """Load all of them; where one fails, what was loaded goes again, if there is another set to be tried.
+
+        Else what is ready serves, whatever became of the others: also where nobody wants to wait for them any more.
+        """
+        orders = self._orders = {VersionKey(model, version): LoadOrder() for model, version in self._versions.items()}
+        for key, order in orders.items():
+            self._world.swaps.version(key).post(order)
         try:
-            await all_of([order.ready for order in self._orders.values()], happy_with=AlreadyLoaded)
-        except BaseException:
-            for key, order in self._orders.items():
-                undo = CalledOff(order) if not order.ready.settled else DrainOrder(Drain())
-                if order.began:
-                    self._world.swaps.version(key).post(undo)
+            await all_of([order.ready for order in orders.values()], happy_with=AlreadyLoaded)
+        except BaseException as error:
+            goes_again = isinstance(error, Exception) and not is_last
+            for key, order in orders.items():
+                if not order.ready.settled:
+                    self._world.swaps.version(key).post(CalledOff(order))
+                elif order.began and goes_again:
+                    self._world.swaps.version(key).post(DrainOrder(Drain()))
             raise
         finally:
             self._orders = {}
@@ -201,6 +207,7 @@ class Rescue:
         ids = tuple(record.operation.id for record in records)
         trouble = "; ".join(self._troubles) or None
         swaps.slots.leave(self)
+        swaps.desires.look(self.models)
         self._tell(records, Recovered(self.models, active, self._result(chosen), ids, trouble))
 
     def _desired(self) -> Mapping[str, bytes | None]:

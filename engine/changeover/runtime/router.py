@@ -276,14 +276,14 @@ class Router:
 
     def release(self, to: Mapping[str, str | None]) -> None:
         """End the hold of models, in one step; each goes to the version named, or to the newest that is there."""
-        self._held = {model: version for model, version in self._held.items() if model not in to}
         chosen: dict[str, str] = {}
         for model, version in to.items():
-            ready = [key.version for key in self._open if key.model == model]
-            if version in ready:
+            self._held.pop(model, None)
+            if version is not None and VersionKey(model, version) in self._open:
                 chosen[model] = version
-            elif ready and self.active(model) is None:
-                chosen[model] = max(ready, key=order_key)
+            elif self.active(model) is None:
+                ready = [key.version for key in self._open if key.model == model]
+                chosen.update({model: max(ready, key=order_key)} if ready else {})
         if chosen:
             self._apply(Shifted(chosen))
 

@@ -234,9 +234,10 @@ class Saga:
         except TurnRound as reason:
             return self._turn_itself(step, began_s, reason)
         except Exception as error:  # noqa: BLE001 - whatever a step raises is the step's failure
+            self._book.note_step(StepRecord(step.value, "failed", self._now() - began_s, describe(error)))
+            if self._turned is not None and self._progress.can_turn:  # it was not to go on anyway
+                return Ordered(self._turned)
             self._cause = error
-            text = describe(error)
-            self._book.note_step(StepRecord(step.value, "failed", self._now() - began_s, text))
             return Failed()
         outcome: Literal["done", "interrupted"] = "interrupted" if self._scope.cancelled_caught else "done"
         self._book.note_step(StepRecord(step.value, outcome, self._now() - began_s))
@@ -318,6 +319,7 @@ class Saga:
             self._cause = self._cause or error
             ended = self._ended(state, told or f"{type(error).__name__}: {error}")
         self._give_up_slot()
+        self._world.desires.look(self.models)
         self._end(ended)
 
     def _ended(self, state: SwapState, message: str | None = None) -> SwapOperation:

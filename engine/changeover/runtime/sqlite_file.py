@@ -104,7 +104,8 @@ class SqliteFile:
             db.execute("PRAGMA cache_size = -2000")  # SQLite's own
             db.execute("PRAGMA shrink_memory")
         except sqlite3.DatabaseError as error:
-            if code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            # Without a code it is Python's own: a text that is no UTF-8, which SQLite finds nothing wrong with.
+            if code_of(error) in (0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
                 raise Damaged(f"SQLite says: {error}") from error
             raise
         return kept

@@ -73,12 +73,17 @@ class Replies:
         self._resume = resume
         self._done: deque[Request] = deque()
         self._expected: dict[int, Request] = {}
+        self._has_given_up = False
 
     # --- on the loop ---
 
     def expect(self, request: Request) -> None:
-        """Note a request that is about to be admitted."""
+        """Note a request that is about to be admitted; nobody answers it any more where the engine was closed."""
         self._expected[id(request)] = request
+        if self._has_given_up:
+            self._excuse(request)
+            self.take(request)
+            self.knock()
 
     def forget(self, request: Request) -> None:
         """Forget a request that was not admitted, or whose caller went away."""
@@ -88,11 +93,16 @@ class Replies:
     def give_up(self) -> None:
         """Answer those whose threads hang, at the end of the engine; the references stay with the threads."""
         self._flush()  # whoever has an outcome gets that
+        self._has_given_up = True
         for request in list(self._expected.values()):
-            key = request.account.owner.key
-            text = f"{key} had not answered when the engine was closed"
-            request.error = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
+            self._excuse(request)
             self._wake_up(request)
+
+    @staticmethod
+    def _excuse(request: Request) -> None:
+        key = request.account.owner.key
+        text = f"{key} had not answered when the engine was closed"
+        request.error = VersionCrashed(text, model=key.model, version=key.version, ran="unknown")
 
     # --- any thread ---
 

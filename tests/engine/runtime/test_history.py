@@ -279,3 +279,23 @@ def look(rig: Rig, over: threading.Event) -> list[object]:
         except Exception as error:  # noqa: BLE001 - whatever it is, the test has to tell
             return [*wrongs, error]
     return wrongs
+
+
+def test_swaps_of_others_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the model's name is a part of every record: a short one, or a word of the format."""
+    history, decoded, decode = History(), [], wire.decode
+    history.take(SwapRow(str(n), ended=True, record=wire.encode(a_swap(str(n), "model"))) for n in range(100))
+    monkeypatch.setattr(wire, "decode", lambda kind, data: (decoded.append(data), decode(kind, data))[1])
+    assert [history.operations(name, 10) for name in ("m", "version", "completed", "1")] == [[], [], [], []]
+    assert decoded == []
+    assert len(history.operations("model", 10)) == len(decoded) == 10
+
+
+async def test_a_journal_in_memory_forgets_as_it_goes() -> None:
+    """What has ended long ago goes with the next end; what is open stays."""
+    rows = MemoryJournal().rows
+    for number in range(journal_module.HISTORY_MAX + 5):
+        rows.apply(Entry((SwapRow(str(number), ended=number != 1, record=b""),)))
+    kept = rows.kept().swaps
+    assert [row.id for row in kept[:3]] == ["1", "5", "6"]
+    assert len(kept) == journal_module.HISTORY_MAX + 1

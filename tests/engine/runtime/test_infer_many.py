@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import trio
 
-from changeover import Batching, Drain, Reply
+from changeover import Batching, Drain, Reply, VersionKey
 from changeover.errors import (
     ChangeoverError,
     EngineClosed,
@@ -23,6 +24,8 @@ from changeover.errors import (
     RequestTimeout,
     VersionCrashed,
 )
+from changeover.runtime.ports import TrioWake
+from changeover.runtime.worker import Replies, Request
 from tests.support.models import BATCHED, Broken, first_column
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
 from tests.support.threads import Crowd, patient
@@ -514,3 +517,16 @@ async def test_the_turn_with_a_model_for_one_thread_is_given_back(rig: Rig, auto
 def _lease_slowly(rig: Rig) -> None:
     with rig.engine.lease("b") as lease:
         lease.infer({"slow": 1})
+
+
+async def test_who_waits_anew_when_the_engine_was_closed_is_answered(autojump_clock: Any) -> None:
+    """A set sleeps again after each answer: where nobody is left to wake it, it hears so at once."""
+    woken: list[Any] = []
+    replies = Replies(TrioWake(trio.lowlevel.current_trio_token()), woken.append)
+    account: Any = SimpleNamespace(owner=SimpleNamespace(key=VersionKey("m", "1")))
+    replies.give_up()
+    request = Request(account, 1, {}, 1, 0.0, replies, "somebody")
+    replies.expect(request)
+    await settle()
+    assert woken == ["somebody"]
+    assert isinstance(request.error, VersionCrashed)

@@ -95,6 +95,8 @@ BY_SQL = {
     "there is a table more": "CREATE TABLE more(x)",
     "a row is of another kind": "UPDATE swap SET record = 'text' WHERE seq = 1",
     "a desired record is of another kind": "UPDATE desired SET record = 1",
+    "an id is no text": "UPDATE swap SET id = CAST(X'ff6162' AS TEXT) WHERE seq = 1",
+    "a model's name is no text": "UPDATE desired SET model = CAST(X'ff6162' AS TEXT)",
     "its version never was": "PRAGMA user_version = -5",
 }
 DAMAGES: dict[str, Callable[[Path], Any]] = {

@@ -110,7 +110,7 @@ class VirtualJournal:
         self.is_open, self.has_let_go = True, trio.Event()
         return self._disk.kept()
 
-    async def begin_anew(self, reason: str) -> Kept:
+    async def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
         """Forget all that is on the disk; once its engine was killed it changes nothing, and raises when buried."""
         await trio.lowlevel.checkpoint()
         if self.killed:

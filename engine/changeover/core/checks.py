@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -116,3 +117,8 @@ def describe(error: BaseException | None) -> str:
         return f"{type(error).__name__}: {error}"
     except BaseException:  # noqa: BLE001 - whatever an error's own __str__ does, what it ended gets its outcome
         return type(error).__name__
+
+
+def is_path(value: object) -> bool:
+    """Return whether it can name a file."""
+    return isinstance(value, str | Path) and str(value) not in ("", ".") and "\0" not in str(value)

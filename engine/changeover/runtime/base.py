@@ -283,7 +283,9 @@ class EngineBase:
         saga = self._sagas.get(swap_id)
         if saga is None:
             state = self._past(swap_id).operation.state.value
-            raise SwapNotAllowed(f"swap {swap_id} is of an earlier process, and {state}; it cannot be steered any more")
+            raise SwapNotAllowed(
+                f"swap {swap_id} is {state}, and no task of this process; it cannot be steered any more"
+            )
         return saga
 
     def _past(self, swap_id: str) -> SwapRecord:

@@ -56,9 +56,9 @@ class CatchingUp:
         """Open the journal."""
         return await self._journal.open()
 
-    async def begin_anew(self, reason: str) -> Kept:
+    async def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
         """Set the journal aside."""
-        return await self._journal.begin_anew(reason)
+        return await self._journal.begin_anew(reason, newer=newer)
 
     async def close(self) -> None:
         """Close the journal."""

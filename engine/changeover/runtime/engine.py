@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 import trio
 
-from changeover.core.checks import count, describe, seconds
+from changeover.core.checks import count, describe, is_path, seconds
 from changeover.core.values import Drain, SwapState
 from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, InvalidValue, WrongLoop
 from changeover.runtime import fork
@@ -226,6 +226,8 @@ def _journal(path: Path | str | None, durability: Durability, ports: Ports) -> J
         raise InvalidValue(f'durability must be "process" or "power", not {durability!r}')
     if path is None:
         return MemoryJournal()
+    if not is_path(path):
+        raise InvalidValue(f"journal must name a file, not {path!r}")
     from changeover.runtime.sqlite_journal import SqliteJournal  # noqa: PLC0415 - SQLite is for those who have a file
 
     return SqliteJournal(Path(path), ports, durability)

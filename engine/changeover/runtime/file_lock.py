@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,10 @@ A process that closes *any* descriptor of a file loses its locks on it (POSIX), 
 """
 
 
+_making = threading.Lock()
+"""Held while a lock file is made and claimed: the descriptor that made it must not be closed behind somebody's lock."""
+
+
 class FileLock:
     """The lock of one engine on one file."""
 
@@ -34,10 +39,11 @@ class FileLock:
         self._path = path
         self._fd: int | None = None
         lock = path.with_name(path.name + ".lock")
-        with suppress(FileExistsError):
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         try:
-            self._claim(lock)
+            with _making:
+                with suppress(FileExistsError):
+                    os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+                self._claim(lock)
             self._fd = _locked(path, lock)
             self.claim()
         except BaseException:

@@ -60,7 +60,7 @@ class MemoryJournal:
         self.rows.apply(entry)
         deliver(None)
 
-    async def begin_anew(self, reason: str) -> Kept:
+    async def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
         """Forget everything."""
         await trio.lowlevel.checkpoint()
         self.rows = Rows()

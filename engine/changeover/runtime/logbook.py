@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import attrs
@@ -17,6 +18,7 @@ from changeover.core.operations import Member, StepRecord, SwapOperation
 from changeover.core.plan import UNDONE_BY, Progress, Step
 from changeover.core.records import Entry, SwapRecord, SwapRow, shortened
 from changeover.core.values import SwapState
+from changeover.errors import JournalFailed
 from changeover.runtime.events import Bus, logger
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.ports import Journal, Ports
@@ -99,14 +101,17 @@ class Logbook:
 
     def write_end(self, progress: Progress, end: SwapOperation) -> None:
         """Put the end of a swap that never began into the journal, without waiting: only its history wants it."""
-        self._journal.write(Entry((self._row(progress, end),)), lambda _error: None)
+        with suppress(JournalFailed):  # too long to be written down
+            self._journal.write(Entry((self._row(progress, end),)), lambda _error: None)
 
     def _row(self, progress: Progress, end: SwapOperation | None) -> SwapRow:
         record = shortened(SwapRecord(end or self.operation, progress, self._drain, self._timeouts))
         return SwapRow(record.operation.id, end is not None, wire.encode(record))
 
     def _tell(self, step: str, outcome: str, duration_s: float | None, error: str | None) -> None:
-        level = logging.WARNING if error is not None else logging.INFO
+        level = (
+            logging.WARNING if outcome == "undo_failed" else logging.INFO
+        )  # a failure is told to who ordered the swap
         logger.log(level, "swap %s: %s %s%s", self.operation.id, step, outcome, f": {error}" if error else "")
         for new in self._news:
             self._bus.emit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from changeover.core import lifecycle
+from changeover.core.checks import text
 from changeover.core.operations import RecoveryReport, SwapOperation
 from changeover.core.snapshots import Audit, Balance, Statistics, VersionLoadInfo, VersionStatistics
 from changeover.core.tally import peek
@@ -44,6 +45,8 @@ class Looking(EngineBase):
 
     def swaps(self, model: str | None = None, limit: int = 100) -> tuple[SwapOperation, ...]:
         """Return the last swaps, of one model or of all, oldest first; also those that the journal knows of."""
+        if model is not None:
+            text("model", model)
         live = [saga.operation for saga in self._sagas.copy().values() if model is None or model in saga.models]
         ours = {operation.id for operation in live}
         past = [operation for operation in self._history.operations(model, limit) if operation.id not in ours]

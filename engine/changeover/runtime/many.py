@@ -173,6 +173,8 @@ def names(field: str, models: Iterable[str]) -> tuple[str, ...]:
     """Return the models of a set; raises `InvalidValue` where there are none, or one of them comes twice."""
     if isinstance(models, str):
         raise InvalidValue(f"{field} must be several names, not the one text {models!r}")
+    if not isinstance(models, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidValue(f"{field} must be several names, not {models!r}")
     found = tuple(text(field, model) for model in models)
     if not found or len(set(found)) < len(found):
         raise InvalidValue(f"{field} must name at least one model, and each once, not {list(found)}")

@@ -140,8 +140,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def begin_anew(self, reason: str) -> Kept:
-        """Set aside what `open` has returned, because it makes no sense, and begin with nothing; raises as `open`."""
+    async def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
+        """Set aside what `open` has returned, because it makes no sense or is newer, and begin with nothing.
+
+        Raises as `open` does.
+        """
         ...
 
     async def close(self) -> None:

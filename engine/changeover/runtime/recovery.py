@@ -13,11 +13,13 @@ from changeover.core.operations import Recovered, RecoveryReport, SetAside
 from changeover.core.records import DesiredVersion, Kept, SwapRecord
 from changeover.core.snapshots import Event
 from changeover.core.values import SwapState
-from changeover.core.wire import BadRecord
+from changeover.core.wire import BadRecord, NewerRecord
 from changeover.errors import ChangeoverError, InvalidValue, NotReady
 from changeover.runtime.events import logger
-from changeover.runtime.mailbox import all_of
 from changeover.runtime.rescue import Rescue, RescueWorld
+
+WAITING_TOLD = 10
+"""So many units are named in an error."""
 
 
 class Recovery:
@@ -46,7 +48,7 @@ class Recovery:
         try:
             units = self._units(kept)
         except BadRecord as error:
-            kept = await journal.begin_anew(str(error))
+            kept = await journal.begin_anew(str(error), newer=isinstance(error, NewerRecord))
             units = self._units(kept)
         self._set_aside = kept.set_aside
         self._world.history.take(row for row in kept.swaps if row.ended)
@@ -106,9 +108,10 @@ class Recovery:
             await trio.lowlevel.checkpoint()
             return self.report()
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
-            await all_of([one.ended for one in self._rescues])
+            for one in self._rescues:  # who asks every second must leave nothing behind
+                await one.ended.wait()
             return self.report()
-        waits = "; ".join(clause for one in self.report().waiting for clause in one.waits_for)
+        waits = "; ".join([clause for one in self.report().waiting[:WAITING_TOLD] for clause in one.waits_for])
         raise NotReady(f"not everything was recovered within {timeout_s:g} s: {waits}")
 
     def give_up(self, model: str) -> None:

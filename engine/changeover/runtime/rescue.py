@@ -89,7 +89,7 @@ class Rescue:
     def start(self) -> None:
         """Start the task."""
         name = f"recovery {' '.join(self.models)}"  # no name has a blank in it, so no two units are called the same
-        self._world.supervisor.start(ChildSpec(name, self.run, lambda _error, _delay_s: None, ended=self._over))
+        self._world.supervisor.start(ChildSpec(name, self.run, self._crashed, ended=self._over))
 
     def look(self) -> None:
         """Hear that a version was registered."""
@@ -113,7 +113,7 @@ class Rescue:
     def report(self) -> Recovering:
         """Return what it waits for."""
         waits = self._missing() or tuple(f"{key} is being loaded" for key in self._orders)
-        return Recovering(self.models, self.swap_ids, waits)
+        return Recovering(self.models, self.swap_ids, waits or ("its end is being written down",))
 
     # --- the task ---
 
@@ -142,9 +142,13 @@ class Rescue:
         return None
 
     def _hold(self) -> None:
-        """Keep the traffic for the versions that are being brought back."""
+        """Keep the traffic for the versions that are being brought back.
+
+        Where a group may have to go back nobody gets any before all are there, or some would be new and others old.
+        """
+        by_itself = len(self._versions) == 1 or not self.unit.instead
         for model, version in self._versions.items():
-            self._world.swaps.router.hold(model, version)
+            self._world.swaps.router.hold(model, version if by_itself else "")
 
     async def _registered(self) -> None:
         """Wait until every version is registered, as what it was."""
@@ -190,14 +194,15 @@ class Rescue:
     async def _conclude(self, chosen: Mapping[str, str] | None) -> None:
         """Let the traffic go its way, write the ends down, and tell everybody."""
         swaps, world = self._world.swaps, self._world
-        swaps.router.release({model: (chosen or {}).get(model) for model in self.models})
+        swaps.router.release({model: (chosen or self._versions).get(model) for model in self.models})
         records = [self._end(swap, chosen) for swap in self.unit.swaps]
-        rows = tuple(SwapRow(r.operation.id, ended=True, record=wire.encode(shortened(r))) for r in records)
         written: Promise[None] = Promise()
-        swaps.journal.write(
-            Entry(rows, self._desired()), lambda error: written.settle(None) if error is None else written.fail(error)
-        )
         try:
+            rows = tuple(SwapRow(r.operation.id, ended=True, record=wire.encode(shortened(r))) for r in records)
+            swaps.journal.write(
+                Entry(rows, self._desired()),
+                lambda error: written.settle(None) if error is None else written.fail(error),
+            )
             await written.wait()
         except JournalFailed as error:  # the next process does the same again
             self._troubles.append(describe(error))
@@ -270,6 +275,9 @@ class Rescue:
             bus.emit("model_recovered", model=model, result=recovered.result, active=active, error=recovered.error)
         self._done(recovered)
         self.ended.settle(recovered)
+
+    def _crashed(self, error: Exception, _delay_s: float | None) -> None:
+        logger.error("the recovery of %s crashed", "+".join(self.models), exc_info=error)
 
     def _over(self) -> None:
         """Hear that the task has ended: where the engine was closed before it was done, the next one begins again."""

@@ -300,10 +300,10 @@ class Router:
     def _apply(self, event: RouteEvent) -> None:
         if self.refusal is not None:
             return  # nobody is led anywhere any more
+        models = touched(self.snapshot, event)
         before, self.snapshot = self.snapshot, decide(self.snapshot, event)
         if self.snapshot is before:
             return
-        models = touched(before, event)
         self.direct = self._whole_routes(self.direct, models)
         for model in models:
             route = self.snapshot.routes.get(model)

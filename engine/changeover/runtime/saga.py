@@ -6,7 +6,8 @@ Compensations are shielded from cancellation, and each may be called twice.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
@@ -18,6 +19,7 @@ from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Or
 from changeover.core.records import SwapRecord
 from changeover.core.values import SwapState, VersionKey
 from changeover.errors import JournalFailed, SwapNotAllowed, SwapNotDone
+from changeover.runtime.events import logger
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.part import in_time
@@ -33,6 +35,7 @@ COMPENSATION_TRIES = 4
 COMPENSATION_BACKOFF_S = 0.1
 """The wait before the second try; it doubles with each."""
 
+T = TypeVar("T")
 Turn = Literal[SwapState.ROLLED_BACK, SwapState.CANCELLED, SwapState.SUPERSEDED]
 
 
@@ -50,7 +53,7 @@ class Saga:
         self._progress = Progress()
         self._turned: Turn | None = None
         self._why = "it was ordered back"
-        self._is_finishing = False
+        self._is_finishing = self._has_crashed = False
         self._is_crossing = False
         """True from the moment in which the point of no return is being written down."""
         self._exposed = False
@@ -70,7 +73,7 @@ class Saga:
         self._steps.begin(settled(self.swap, self._world.router.active))
         self._book.begin(self.swap)
         self._until_s = self._now() + (self.swap.timeouts.total_s or 0.0)
-        task = ChildSpec(f"swap {self.swap.id}", self.run, lambda _error, _delay_s: None, ended=self.over)
+        task = ChildSpec(f"swap {self.swap.id}", self.run, self._crashed, ended=self.over)
         self._supervisor.start(task)
 
     @property
@@ -210,7 +213,12 @@ class Saga:
         """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
         if not self.ended.settled:
-            self._end(self._ended(SwapState.FAILED, "the engine was closed before the swap ended"))
+            because = f"its task crashed: {describe(self._cause)}" if self._has_crashed and self._cause else None
+            self._end(self._ended(SwapState.FAILED, because or "the engine was closed before the swap ended"))
+
+    def _crashed(self, error: Exception, _delay_s: float | None) -> None:
+        self._has_crashed, self._cause = True, error
+        logger.error("swap %s crashed", self.swap.id, exc_info=error)
 
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):
@@ -248,11 +256,8 @@ class Saga:
     async def _forward(self, step: Step) -> bool:
         """Do what a step does, and write down that the next one is begun; return whether there is none."""
         if step is plan.ORDER[0]:
-            with self._protected():
-                await self._book.write(self._progress, {})
-        limit_s = None if self._progress.past_pivot else self.swap.timeouts.total_s
-        late = f"the swap of {self.swap} had not come to its pivot after"
-        last = await in_time(self._steps.forward(step), limit_s, late, rest_s=self._until_s - self._now())
+            await self._write_in_time(self._progress, {})
+        last = await self._in_time(self._steps.forward(step))
         following, command = plan.advance(self._progress, Done(last=last))
         if isinstance(command, Run) and self._turned is None:
             await self._cross(step, following)
@@ -263,12 +268,22 @@ class Saga:
         to = {pair.model: pair.new.version for pair in self.swap.pairs} if step is plan.PIVOT else {}
         self._is_crossing = following.step is plan.NO_RETURN
         try:
-            with self._protected():
-                await self._book.write(following, self._world.desires.want(to))
+            await self._write_in_time(following, self._world.desires.want(to))
         except JournalFailed as error:
             if not self._progress.past_pivot:
                 raise
             self._cause = error
+
+    async def _write_in_time(self, progress: Progress, desired: Mapping[str, bytes | None]) -> None:
+        """Write a boundary down, also where that is called off meanwhile; what is late may be kept all the same."""
+        with self._protected():
+            await self._in_time(lambda: self._book.write(progress, desired))
+
+    async def _in_time(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Wait for something, on the way to the pivot for what is left of the whole; raises `SwapTimeout`."""
+        limit_s = None if self._progress.past_pivot else self.swap.timeouts.total_s
+        late = f"the swap of {self.swap} had not come to its pivot after"
+        return await in_time(call, limit_s, late, rest_s=self._until_s - self._now())
 
     def _turn_itself(self, step: Step, began_s: float, reason: TurnRound) -> Happening:
         """Be turned round by a step's own decision."""

@@ -12,7 +12,7 @@ import trio
 from changeover.core import ramp
 from changeover.core.operations import ShadowReport, Verdict
 from changeover.core.values import VersionKey
-from changeover.runtime.swap import Swap, SwapWorld
+from changeover.runtime.swap import Pair, Swap, SwapWorld
 from changeover.runtime.watch import Watch
 
 LOOK_S = 0.25
@@ -37,6 +37,8 @@ class Shifting:
         self._ramp = ramp.of(swap.plan)
         self._share = 0.0
         self._promoted = False
+        self._is_done = False
+        """True once all of the traffic was moved."""
         self._doubtful = False
         self._weighed_s = -LOOK_S
         self._seen = [0] * len(self._watches)
@@ -107,16 +109,22 @@ class Shifting:
             for watch in self._watches:
                 del listeners[watch.pair.model]
         self._world.router.shift({watch.pair.model: watch.pair.new.version for watch in self._watches})
+        self._is_done = True
         self.settle()
 
     def back(self) -> None:
         """Give the old versions all of the traffic; raises `NotReady`, and moves nothing, where one takes none."""
         router = self._world.router
-        moved = [watch.pair for watch in self._watches if router.share(watch.pair.new) > 0]
+        moved = [watch.pair for watch in self._watches if router.share(watch.pair.new) > 0 or self._lost(watch.pair)]
         if moved:
             router.shift({pair.model: pair.old.version for pair in moved})
         router.end_trial(tuple(watch.pair.model for watch in self._watches))
         self.settle()
+
+    def _lost(self, pair: Pair) -> bool:
+        """Return whether a third version has what the new one had been given; not where that was before it."""
+        router = self._world.router
+        return self._is_done and router.share(pair.old) < 1.0 and router.takes_requests(pair.old)
 
     def settle(self) -> None:
         """Compare no more; what is on its way is still counted."""

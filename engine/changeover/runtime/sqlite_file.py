@@ -6,6 +6,7 @@ would spoil the file when a forked child closes its copy. A failed write leaves 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -47,6 +48,8 @@ class SqliteFile:
         self._db: sqlite3.Connection | None = None
         self._cut_at: int | None = None
         self._ended_count = 0
+        self._file: tuple[int, int] | None = None
+        """Which file it is, whatever its name."""
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -60,10 +63,10 @@ class SqliteFile:
             except Damaged as damage:
                 return self._anew(damage)
 
-    def begin_anew(self, reason: str) -> Kept:
+    def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
         """Set aside what it holds and begin with nothing; raises as `open` does, and is closed then."""
         with self._closed_by_errors("set aside"):
-            return self._anew(Damaged(reason))
+            return self._anew(Damaged(reason, "newer" if newer else "corrupt"))
 
     @contextmanager
     def _closed_by_errors(self, done: str) -> Generator[None, None, None]:
@@ -127,6 +130,7 @@ class SqliteFile:
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise JournalFailed(f"the journal {self._path} cannot have a write-ahead log; name a file on another disk")
         sqlite_schema.bring_up_to_date(db, new=False)
+        self._file = _identity(self._path)
         return db
 
     def _anew(self, damage: Damaged) -> Kept:
@@ -182,6 +186,8 @@ class SqliteFile:
     def _commit(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do `work` in one transaction; whatever it raises, nothing of it is left, and the next one connects anew."""
         db = self._db or self._reconnect()
+        if _identity(self._path) != self._file:
+            raise FileNotFoundError(errno.ENOENT, "it was removed or replaced while it was open")
         end = self._log_bytes()  # exactly: the log is emptied whenever one connects, and cut where a write has failed
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -241,6 +247,11 @@ class SqliteFile:
             return self._log.stat().st_size
         except FileNotFoundError:
             return 0
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _empty_log(db: sqlite3.Connection) -> None:

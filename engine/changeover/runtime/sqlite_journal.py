@@ -41,6 +41,7 @@ class Anew(NamedTuple):
     """The order to set the file aside and begin with nothing."""
 
     reason: str
+    newer: bool
 
 
 Orders = queue.SimpleQueue[Order | Anew | None]
@@ -132,13 +133,13 @@ class SqliteJournal:
         else:
             opening.orders.put(Order(entry, deliver))
 
-    async def begin_anew(self, reason: str) -> Kept:
+    async def begin_anew(self, reason: str, *, newer: bool = False) -> Kept:
         """Set aside what `open` has returned and begin with nothing; cancelled, or where that fails, it is closed."""
         opening = self._opening
         if opening is None or opening.closing or opening.over.is_set():
             raise (opening or Opening()).refusal()
         opening.answered = trio.Event()
-        opening.orders.put(Anew(reason))
+        opening.orders.put(Anew(reason, newer))
         return await opening.answer()
 
     async def close(self) -> None:
@@ -166,7 +167,7 @@ def _keep(path: Path, durability: Durability, ports: Ports, orders: Orders, open
     try:
         while (order := _next(orders, ports.wake, there=there)) is not None:
             if isinstance(order, Anew):
-                there = ports.wake.soon(partial(opened, file.begin_anew(order.reason)))
+                there = ports.wake.soon(partial(opened, file.begin_anew(order.reason, newer=order.newer)))
             else:
                 there = _carry_out(file, order, ports.wake)
             del order  # who waits for it may be forgotten from now on, and the journal with it

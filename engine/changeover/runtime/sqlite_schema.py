@@ -73,6 +73,8 @@ def is_new(path: Path) -> bool:
         return True
     if len(head) < _HEADER_BYTES or not head.startswith(_HEADER):
         raise Damaged("it is no SQLite database")
+    if not {head[18], head[19]} <= {1, 2}:  # SQLite would take it for one that may not be written
+        raise Damaged("its header names a file format that SQLite does not have")
     mark, empty = int.from_bytes(head[68:72], "big"), head[100] == _EMPTY_LEAF and not any(head[103:105])
     if mark == 0 and empty and not has_log:
         return True

@@ -87,6 +87,8 @@ class Steps:
             return True
         for pair in self.swap.pairs:
             model, expected = pair.model, pair.expected or pair.old.version
+            if active[model] is None:
+                raise SwapNotAllowed(f"{model} has no active version to swap from", model=model)
             if active[model] != expected:
                 text = f"{model}/{expected} is not active any more; the active version is {active[model]}"
                 raise SwapNotAllowed(text, model=model)
@@ -128,8 +130,8 @@ class Steps:
     async def _drain_old(self) -> bool:
         """Empty the old versions; True where all stay behind in quarantine, or somebody wants them back."""
         router = self._world.router
-        lost = [pair for pair in self.swap.pairs if router.active(pair.model) == pair.old.version]
-        if lost:  # it went while its pivot was being written down, and the old version has its traffic
+        lost = [pair for pair in self.swap.pairs if router.active(pair.model) != pair.new.version]
+        if lost:  # it went while its pivot was being written down, and another version has its traffic
             raise TurnRound(" and ".join(f"{pair.new} stopped taking requests at its pivot" for pair in lost))
         self._leave()
         for part in self.parts:

@@ -146,7 +146,7 @@ def world(
     def make(pause: Pause) -> Case:
         it = World(pause, router, account)
         if on_trial:
-            it.router.try_out("m", Trial("2", "1"), 0.9)
+            it.router.try_out({"m": Trial("2", "1")}, 0.9)
         return Case([partial(program, it) for program in programs], lambda: it.check(closed))
 
     return make

@@ -112,7 +112,7 @@ async def test_a_past_swap_is_looked_up_and_waited_for(autojump_clock: Any) -> N
         with pytest.raises(SwapNotFound, match="nonsense"):
             await rig.engine.wait_for_swap("nonsense")
         for call in (rig.engine.pause, rig.engine.resume, rig.engine.promote, rig.engine.abort):
-            with pytest.raises(SwapNotAllowed, match="earlier process"):
+            with pytest.raises(SwapNotAllowed, match="no task of this process"):
                 call(done.id)
 
 

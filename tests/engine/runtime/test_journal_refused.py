@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 import changeover
@@ -76,6 +77,11 @@ def undecodable(path: Path) -> None:
     change(path, "UPDATE desired SET record = x'c1'")
 
 
+def newer_record(path: Path) -> None:
+    """Leave a record of a later version of this program, in a file of this one."""
+    change(path, "UPDATE desired SET record = x'82a1762a" + msgpack.packb("DesiredVersion").hex() + "80'")
+
+
 def change(path: Path, statement: str) -> None:
     """Execute SQL on it."""
     db = sqlite3.connect(path)
@@ -89,7 +95,7 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", [garbage, newer, undecodable])
+@pytest.mark.parametrize("damage", [garbage, newer, newer_record, undecodable])
 async def test_an_engine_starts_without_the_journal_that_it_cannot_read(
     disk: Disk, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
@@ -104,7 +110,8 @@ async def test_an_engine_starts_without_the_journal_that_it_cannot_read(
             assert (report.waiting, report.done, rig.engine.swaps()) == ((), (), ())
             assert report.set_aside is not None
             aside = Path(report.set_aside.path)
-            assert (aside.parent, aside.name.split(".")[0]) == (disk.path.parent, "j")
+            kind = "newer" if damage in (newer, newer_record) else "corrupt"
+            assert (aside.parent, aside.name.split("-")[0]) == (disk.path.parent, f"j.{kind}")
             assert content(aside) == before
             assert any(str(aside) in record.getMessage() for record in caplog.records)
             assert (await rig.engine.recovered()) == report

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from changeover import Drain, SwapOperation, SwapState, Timeouts, VersionState
+from changeover.core import wire
 from changeover.errors import (
     JournalFailed,
     LoadFailed,
@@ -16,6 +17,7 @@ from changeover.errors import (
     SwapInProgress,
     SwapNotAllowed,
     SwapNotFound,
+    SwapRolledBack,
     VersionCrashed,
     WarmUpFailed,
 )
@@ -433,6 +435,47 @@ async def test_a_journal_that_is_gone_for_good_leaves_the_traffic_where_it_was(r
     assert await serving(rig) == "1"
     assert rig.engine._slots.everybody() == ()
     assert rig.engine.statistics().swaps_open == 0
+
+
+@pytest.mark.parametrize("heir", ["1", "3"])
+async def test_a_new_version_that_crashes_at_its_pivot_has_not_been_swapped_to(
+    rig: Rig, heir: str, autojump_clock: Any
+) -> None:
+    """Whoever has its traffic meanwhile, the old version or a third one that is newer: the old one gets it back."""
+    await two(rig, fatal_on=lambda inputs: "poison" in inputs)
+    if heir == "3":
+        await rig.ready("m", "3")
+    use_journal(rig, slow_for=at("drain"))
+    swap = Outcome(rig.engine.swap, "m", "2")
+    async with running(swap):
+        await trio.sleep(5)
+        with pytest.raises(VersionCrashed):
+            await rig.engine.infer("m", {"poison": 1}, version="2")
+        assert await serving(rig) == heir
+    assert isinstance(swap.error, SwapRolledBack)
+    assert "stopped taking requests at its pivot" in str(swap.error)
+    assert await serving(rig) == "1"
+    assert rig.cast.of("m", "1")[0].closed == 0
+
+
+async def test_a_group_too_large_to_be_written_down_can_be_called_off(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """While it waits in line, and as it begins: its waiters hear of it, and nothing is left."""
+    await two(rig)
+    rig.takes("load m/2", 5.0)
+    first, group = Outcome(rig.engine.swap, "m", "2"), Outcome(rig.engine.swap_group, {"m": "2"}, on_busy="queue")
+    async with running(first, group):
+        monkeypatch.setattr(wire, "RECORD_BYTES_MAX", 10)
+        rig.engine.abort(rig.engine.swaps()[-1].id)
+        await settle()
+        assert isinstance(group.error, SwapRolledBack)
+        monkeypatch.undo()
+    assert first.value.state is SwapState.COMPLETED
+    monkeypatch.setattr(wire, "RECORD_BYTES_MAX", 10)
+    with pytest.raises(SwapFailed, match="too long to be written down"):
+        await rig.engine.swap_group({"m": "1"})
+    assert rig.engine._slots.everybody() == ()
 
 
 # --- one at a time --------------------------------------------------------------------------------------------------

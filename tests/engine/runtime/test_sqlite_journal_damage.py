@@ -102,6 +102,7 @@ BY_SQL = {
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "garbage": lambda path: path.write_bytes(noise(10_000)),
     "truncated": lambda path: os.truncate(path, 2 * 4096),
+    "a format that is none": lambda path: overwrite(path, 18, b"\x09"),
     "a stump": lambda path: os.truncate(path, 50),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "a flipped page": lambda path: overwrite(path, 4 * 4096, noise(4096)),

@@ -188,6 +188,22 @@ def test_a_file_that_was_deleted_is_not_begun_anew_in_silence(tmp_path: Path) ->
     file.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_removed_while_it_is_open_fails_every_write(tmp_path: Path, replaced: bool) -> None:
+    """Nothing is written into a file that nobody will ever find; nor where another one has taken its place."""
+    path, file = tmp_path / "j", on_disk(tmp_path / "j")
+    file.open()
+    file.write(entry(1))
+    path.unlink()
+    if replaced:
+        path.write_bytes(b"somebody else's")
+    for n in (2, 3):
+        with pytest.raises(JournalFailed, match=r"removed or replaced|could not be written"):
+            file.write(entry(n))
+    file.close()
+    assert not path.exists() or path.read_bytes() == b"somebody else's"
+
+
 FSYNC_FAILS = """
 import os, signal, sys
 from pathlib import Path

@@ -145,7 +145,19 @@ async def test_a_journal_that_is_slow_counts_as_well(rig: Rig, autojump_clock: A
     async with running(late):
         pass
     check_late(late, "pivot after 5 s")
-    assert journal.lines()[-1] == "failed"
+    assert (late.ended_s, journal.lines()[-1]) == (5.0, "failed")
+    await check_nothing_left(rig)
+
+
+async def test_a_journal_that_hangs_holds_no_swap_beyond_its_time(rig: Rig, autojump_clock: Any) -> None:
+    """Every entry takes a thousand seconds: the swap is undone in time, before the last of them is written."""
+    await versions(rig, "2")
+    use_journal(rig, slow_for=lambda record: record.progress.forward and not record.operation.state.ended).slow_s = 1e3
+    late = swap(rig, timeouts=Timeouts(total_s=5.0))
+    async with running(late):
+        pass
+    check_late(late, "pivot after 5 s")
+    assert late.ended_s == 5.0
     await check_nothing_left(rig)
 
 

@@ -21,7 +21,9 @@ async def on_trial(stage: Stage, plan: Shift = ALL_OF_IT) -> str:
     stage.cast.script("m", "2").chunks = chunks_of(stage)
     stage.engine.register("m", "2", "s", loader="scripted", execution="worker")
     swap_id: str = stage.engine.start_swap("m", "2", plan=plan)
-    await stage.world.until(lambda: stage.engine._router.snapshot.routes["m"].trial is not None)
+    router = stage.engine._router
+    # The fast way is closed right behind the new snapshot: another thread may look in between.
+    await stage.world.until(lambda: router.snapshot.routes["m"].trial is not None and "m" not in router.direct)
     return swap_id
 
 

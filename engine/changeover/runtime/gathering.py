@@ -120,7 +120,7 @@ class Gathering:
                 self._forget()
                 return None
             sleeper = Request(asked.account, asked.ref, {}, 1, self._world.now(), self._home, self._waiter)
-            self._home.expect(sleeper)
+            self._home.expect_again(sleeper)
             if self._arrivals.may_sleep(sleeper):
                 return sleeper
             self._get_up(sleeper)

@@ -5,6 +5,8 @@ It owns the rescues and what came of them; each is a task of the saga supervisor
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 import trio
 
@@ -59,6 +61,7 @@ class Recovery:
             rescues.append(rescue)
             self._by_model.update(dict.fromkeys(rescue.models, rescue))
             self._by_swap.update(dict.fromkeys(rescue.swap_ids, rescue))
+            rescue.ended.tell(partial(self._forget, rescue))
             self._world.swaps.slots.enter(rescue)
             for swap in unit.swaps:
                 operation = attrs.evolve(swap.record.operation, state=SwapState.RECOVERING)
@@ -139,11 +142,14 @@ class Recovery:
 
     # --- inside ---
 
+    def _forget(self, rescue: Rescue, _error: BaseException | None) -> None:
+        """Hear that one is over: done, or left to the next engine."""
+        for model in rescue.models:
+            del self._by_model[model]
+        for swap_id in rescue.swap_ids:
+            del self._by_swap[swap_id]
+
     def _note(self, done: Recovered) -> None:
         self._done += (done,)
-        for model in done.models:
-            del self._by_model[model]
-        for swap_id in done.swaps:
-            del self._by_swap[swap_id]
         what = "+".join(done.models)
         logger.info("%s: %s%s", what, done.result, f": {done.error}" if done.error else "")

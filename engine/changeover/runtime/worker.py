@@ -78,8 +78,12 @@ class Replies:
     # --- on the loop ---
 
     def expect(self, request: Request) -> None:
-        """Note a request that is about to be admitted; nobody answers it any more where the engine was closed."""
+        """Note a request that is about to be admitted."""
         self._expected[id(request)] = request
+
+    def expect_again(self, request: Request) -> None:
+        """Note one whose caller lies down once more; where the engine was closed meanwhile, he is told so at once."""
+        self.expect(request)
         if self._has_given_up:
             self._excuse(request)
             self.take(request)

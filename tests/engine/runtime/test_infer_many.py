@@ -526,7 +526,7 @@ async def test_who_waits_anew_when_the_engine_was_closed_is_answered(autojump_cl
     account: Any = SimpleNamespace(owner=SimpleNamespace(key=VersionKey("m", "1")))
     replies.give_up()
     request = Request(account, 1, {}, 1, 0.0, replies, "somebody")
-    replies.expect(request)
+    replies.expect_again(request)
     await settle()
     assert woken == ["somebody"]
     assert isinstance(request.error, VersionCrashed)

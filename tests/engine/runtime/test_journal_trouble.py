@@ -16,6 +16,7 @@ import trio
 
 from changeover import SwapState
 from changeover.errors import JournalFailed, JournalInUse, SwapFailed
+from changeover.runtime import desires
 from tests.support.broken_disks import (
     FULL,
     NO_FSYNC,
@@ -139,11 +140,12 @@ async def test_a_disk_that_is_full_while_a_swap_is_undone(disk: Disk, boundary: 
         await ends_as_it_was(rig, [SwapState.ROLLED_BACK, SwapState.COMPLETED])
 
 
-async def test_what_could_not_be_written_is_written_when_it_can_be(disk: Disk) -> None:
+async def test_what_could_not_be_written_is_written_when_it_can_be(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A load and a rollback on a full disk are made good once it is healed and anything happens: no restart goes back.
 
     Else the next process would serve the version that an operator has just taken back.
     """
+    monkeypatch.setattr(desires, "AGAIN_S", 0.0)
     async with engine_on(disk) as rig:
         with rig.engine.lease("m"):
             swap_id = rig.engine.start_swap("m", "2")

@@ -366,19 +366,40 @@ async def test_an_unload_ends_a_reload(autojump_clock: Any) -> None:
         assert (state(rig, "a"), rig.engine.is_active("a", "1")) == ("unloaded", False)
 
 
-@pytest.mark.parametrize("way", ["infer", "lease"])
-async def test_a_request_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
-    """A drain that is ordered stands: a request that finds it in the mailbox is refused, and brings nothing back."""
+@pytest.mark.parametrize("way", ["with", "async with"])
+async def test_a_lease_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
+    """A drain that is ordered stands: a lease that finds it in the mailbox is refused, and brings nothing back."""
     async with open_rig(memory_budget_bytes=60) as rig:
         await evicted(rig)
-        order = DrainOrder(Drain(0.0), calls_off_load=True)
+        order, lease = DrainOrder(Drain(0.0), calls_off_load=True), rig.engine.lease("a")
         rig.engine._version(VersionKey("a", "1")).post(order)
-        uses = {"infer": partial(rig.engine.infer, "a", {}), "lease": rig.engine.lease("a").__aenter__}
-        with pytest.raises(NotReady):
-            await uses[way]()
+        with pytest.raises(NotReady) as caught:
+            lease.__enter__() if way == "with" else await lease.__aenter__()
+        assert type(caught.value) is NotReady  # and not `Evicted`, which says that it is being loaded again
         await order.closed.wait()
         await settle()
         assert (state(rig, "a"), rig.engine.is_active("a", "1"), state(rig, "b")) == ("unloaded", False, "ready")
+
+
+@pytest.mark.parametrize("way", ["infer", "with", "async with"])
+async def test_a_request_behind_an_unload_that_waits_for_a_close_does_not_call_it_off(
+    way: str, autojump_clock: Any
+) -> None:
+    """The unload of what is being evicted comes behind the close; who asks meanwhile brings nothing back."""
+    async with open_rig(memory_budget_bytes=60) as rig:
+        await three(rig)
+        await rig.engine.load("a", "1")
+        rig.takes("close a/1", 5.0)
+        unload = Outcome(rig.engine.unload, "a", "1", force=True)
+        async with running(Outcome(rig.engine.load, "b", "1"), unload):
+            lease = rig.engine.lease("a")
+            asks = {"infer": partial(rig.engine.infer, "a", {}), "async with": lease.__aenter__}
+            with pytest.raises(NotReady) as caught:
+                lease.__enter__() if way == "with" else await asks[way]()
+            assert type(caught.value) is NotReady
+        await trio.sleep(10)
+        assert (state(rig, "a"), rig.engine.is_active("a", "1"), state(rig, "b")) == ("unloaded", False, "ready")
+        assert unload.value.result == "drained"
 
 
 async def test_an_evicted_version_is_swapped_away(autojump_clock: Any) -> None:

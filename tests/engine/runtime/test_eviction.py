@@ -366,15 +366,15 @@ async def test_an_unload_ends_a_reload(autojump_clock: Any) -> None:
         assert (state(rig, "a"), rig.engine.is_active("a", "1")) == ("unloaded", False)
 
 
-@pytest.mark.parametrize("way", ["with", "async with"])
-async def test_a_lease_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
-    """A drain that is ordered stands: a lease that finds it in the mailbox is refused, and brings nothing back."""
+@pytest.mark.parametrize("way", ["with", "wait"])
+async def test_who_asks_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
+    """A drain that is ordered stands: who finds it in the mailbox is refused, and brings nothing back."""
     async with open_rig(memory_budget_bytes=60) as rig:
         await evicted(rig)
         order, lease = DrainOrder(Drain(0.0), calls_off_load=True), rig.engine.lease("a")
         rig.engine._version(VersionKey("a", "1")).post(order)
         with pytest.raises(NotReady) as caught:
-            lease.__enter__() if way == "with" else await lease.__aenter__()
+            lease.__enter__() if way == "with" else await rig.engine._until_ready("a", "1")
         assert type(caught.value) is NotReady  # and not `Evicted`, which says that it is being loaded again
         await order.closed.wait()
         await settle()

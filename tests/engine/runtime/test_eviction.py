@@ -19,7 +19,7 @@ from changeover.errors import (
     RequestTimeout,
     VersionNotLoaded,
 )
-from changeover.runtime.orders import DrainOrder
+from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
 
@@ -485,3 +485,27 @@ async def test_an_engine_closes_with_evicted_versions(autojump_clock: Any) -> No
             await engine.infer("a", {})
     assert len(rig.cast.of("a", "1")) <= 2
     assert all(made.closed == 1 for made in rig.cast.made)
+
+
+async def test_a_load_called_off_in_the_moment_in_which_it_arrives_is_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """What it brought counts as leaving though nobody has read of it yet: who asks anew waits for its bytes."""
+    async with open_rig(memory_budget_bytes=60) as rig:
+        rig.add(memory=40, memory_hint_bytes=40)
+        host, arrived, again = rig.engine._host, rig.engine._host._ended, LoadOrder()
+
+        def arrives(*args: Any) -> None:
+            monkeypatch.undo()
+            version = rig.engine._versions[VersionKey("m", "1")]
+            assert version._loading is not None
+            version.post(CalledOff(version._loading.orders[0]))
+            version.post(again)
+            arrived(*args)
+
+        monkeypatch.setattr(host, "_ended", arrives)
+        with pytest.raises(LoadCancelled):
+            await rig.engine.load("m", "1")
+        await again.ready.wait()
+        assert [made.closed for made in rig.cast.made] == [1, 0]
+        assert rig.engine.statistics().reserved_bytes == 40

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, ClassVar, cast
 
@@ -19,7 +19,6 @@ _MARKS = ("predict", "close", "signature")
 """Whoever has these three means to be a `Model`, and is told what else it lacks."""
 _REST = ("thread_safe", "memory_bytes")
 
-_LOOKING = threading.Lock()
 _LOOKS_MAX = 10
 """So often it is tried; a module that is imported already is found without."""
 
@@ -113,15 +112,12 @@ def _find(source: Source) -> Callable[..., object]:
 def _look_anew() -> None:
     """Let the interpreter look into its folders again: the file may be younger than its list of them.
 
-    Two threads that do so at once can meet in its own bookkeeping (CPython drops an entry that is gone already), and
-    others may do it, too.
+    Two threads that do so at once can meet in its own bookkeeping (CPython drops an entry that is gone already). A lock
+    would be ours alone, and stay locked in a process that is forked meanwhile.
     """
-    with _LOOKING:
-        for _ in range(_LOOKS_MAX):
-            try:
-                importlib.invalidate_caches()
-            except KeyError:
-                continue
+    for _ in range(_LOOKS_MAX):
+        with suppress(KeyError):
+            importlib.invalidate_caches()
             return
 
 

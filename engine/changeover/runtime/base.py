@@ -310,13 +310,13 @@ class EngineBase:
             state = self._state(VersionKey(model, version))
             said = f"{model}/{version} takes no requests: it is {state.value}"
             candidate = self._versions.get(VersionKey(model, version))
-            if candidate is not None and candidate.is_evicted and not candidate.is_leaving:
+            if candidate is not None and candidate.is_evicted and candidate.may_be_awaited:
                 return self._reload(candidate)
             if state in lifecycle.RESTING and not (candidate and (candidate.is_coming or candidate.is_evicted)):
                 return VersionNotLoaded(f"{said}; use await engine.load(...)", model=model, version=version)
             return NotReady(said, model=model, version=version)
         versions = filter(None, (self._versions.get(VersionKey(model, v)) for v in known))
-        evicted = [v for v in versions if v.is_evicted and not v.is_leaving]
+        evicted = [v for v in versions if v.is_evicted and v.may_be_awaited]
         if evicted:
             return self._reload(evicted[-1])
         states = ", ".join(f"{v} is {self._state(VersionKey(model, v)).value}" for v in known)
@@ -335,7 +335,7 @@ class EngineBase:
         """Order that an evicted version comes back, from any thread, and return what its caller is told meanwhile."""
 
         def order() -> None:
-            if version.is_evicted and not (version.is_coming or version.is_leaving):
+            if version.is_evicted and version.may_be_awaited and not version.is_coming:
                 version.post(LoadOrder())
 
         self._ports.wake.soon(order)

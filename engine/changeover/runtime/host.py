@@ -53,7 +53,7 @@ class LoadJob:
     want: Want | None = None
     """What it stands in line for: room to load, or room for more than was reserved."""
     loaded: LoadedModel | None = None
-    """What it brought, while that waits for room."""
+    """What it brought, while that waits for room, or to be read of in the mailbox of who waited."""
 
 
 class Host(Serving):
@@ -139,7 +139,9 @@ class Host(Serving):
         """Stop waiting for a load; its thread keeps its reservation until it comes back."""
         job.listener = None
         if self.jobs.get(job.spec.key) is not job:
-            return  # it came back in this very moment; who started it finds the model in its mailbox
+            if job.loaded is not None:  # it came back in this very moment; who started it finds the model in its
+                job.loaded.is_leaving = True  # mailbox, and refuses it; until then others have to wait for its bytes
+            return
         if job.want is not None:
             want, job.want = job.want, None
             self._hand_over(job, job.loaded, None)
@@ -298,9 +300,10 @@ class Host(Serving):
 
     def _hand_over(self, job: LoadJob, loaded: LoadedModel | None, error: BaseException | None) -> None:
         """Say what a load came to; close a model that nobody waits for any more, or that there is no room for."""
-        listener, job.want, job.loaded = job.listener, None, None
+        listener, job.want, job.loaded, job.listener = job.listener, None, None, None  # no circle keeps the model alive
         del self.jobs[job.spec.key]
         if loaded is None or (listener is not None and error is None):
+            job.loaded = loaded
             if listener is not None:
                 listener(loaded, error)
         elif listener is None:

@@ -47,11 +47,12 @@ class Version(Drains):
 
     @property
     def may_be_awaited(self) -> bool:
-        """True where a request may wait for it: it is coming, or can be had back, and nobody has ordered its drain.
+        """True where a request may wait for it: it is coming, or can be had back, and its drain is not the last order.
 
         A drain that is ordered already stands: a request's own order would come behind it, and call it off.
         """
-        return (self.is_coming or self.is_evicted) and not self.is_leaving
+        orders = [m for m in (*self._later, *self._lane.waiting()) if isinstance(m, LoadOrder | DrainOrder)]
+        return isinstance(orders[-1], LoadOrder) if orders else self.is_coming or self.is_evicted
 
     @property
     def _awaits_restart(self) -> bool:

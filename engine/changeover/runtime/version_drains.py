@@ -88,7 +88,7 @@ class Drains(Loads):
     @property
     def is_leaving(self) -> bool:
         """True where a drain is ordered that has not begun."""
-        return any(isinstance(message, DrainOrder) for message in self._lane.waiting())
+        return any(isinstance(message, DrainOrder) for message in (*self._later, *self._lane.waiting()))
 
     # --- reports ---
 

@@ -19,7 +19,7 @@ from changeover.errors import (
     RequestTimeout,
     VersionNotLoaded,
 )
-from changeover.runtime.orders import DrainOrder
+from changeover.runtime.orders import CalledOff, DrainOrder, LoadOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
 
@@ -366,19 +366,40 @@ async def test_an_unload_ends_a_reload(autojump_clock: Any) -> None:
         assert (state(rig, "a"), rig.engine.is_active("a", "1")) == ("unloaded", False)
 
 
-@pytest.mark.parametrize("way", ["infer", "lease"])
-async def test_a_request_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
-    """A drain that is ordered stands: a request that finds it in the mailbox is refused, and brings nothing back."""
+@pytest.mark.parametrize("way", ["with", "wait"])
+async def test_who_asks_behind_an_unload_does_not_call_it_off(way: str, autojump_clock: Any) -> None:
+    """A drain that is ordered stands: who finds it in the mailbox is refused, and brings nothing back."""
     async with open_rig(memory_budget_bytes=60) as rig:
         await evicted(rig)
-        order = DrainOrder(Drain(0.0), calls_off_load=True)
+        order, lease = DrainOrder(Drain(0.0), calls_off_load=True), rig.engine.lease("a")
         rig.engine._version(VersionKey("a", "1")).post(order)
-        uses = {"infer": partial(rig.engine.infer, "a", {}), "lease": rig.engine.lease("a").__aenter__}
-        with pytest.raises(NotReady):
-            await uses[way]()
+        with pytest.raises(NotReady) as caught:
+            lease.__enter__() if way == "with" else await rig.engine._until_ready("a", "1")
+        assert type(caught.value) is NotReady  # and not `Evicted`, which says that it is being loaded again
         await order.closed.wait()
         await settle()
         assert (state(rig, "a"), rig.engine.is_active("a", "1"), state(rig, "b")) == ("unloaded", False, "ready")
+
+
+@pytest.mark.parametrize("way", ["infer", "with", "async with"])
+async def test_a_request_behind_an_unload_that_waits_for_a_close_does_not_call_it_off(
+    way: str, autojump_clock: Any
+) -> None:
+    """The unload of what is being evicted comes behind the close; who asks meanwhile brings nothing back."""
+    async with open_rig(memory_budget_bytes=60) as rig:
+        await three(rig)
+        await rig.engine.load("a", "1")
+        rig.takes("close a/1", 5.0)
+        unload = Outcome(rig.engine.unload, "a", "1", force=True)
+        async with running(Outcome(rig.engine.load, "b", "1"), unload):
+            lease = rig.engine.lease("a")
+            asks = {"infer": partial(rig.engine.infer, "a", {}), "async with": lease.__aenter__}
+            with pytest.raises(NotReady) as caught:
+                lease.__enter__() if way == "with" else await asks[way]()
+            assert type(caught.value) is NotReady
+        await trio.sleep(10)
+        assert (state(rig, "a"), rig.engine.is_active("a", "1"), state(rig, "b")) == ("unloaded", False, "ready")
+        assert unload.value.result == "drained"
 
 
 async def test_an_evicted_version_is_swapped_away(autojump_clock: Any) -> None:
@@ -464,3 +485,27 @@ async def test_an_engine_closes_with_evicted_versions(autojump_clock: Any) -> No
             await engine.infer("a", {})
     assert len(rig.cast.of("a", "1")) <= 2
     assert all(made.closed == 1 for made in rig.cast.made)
+
+
+async def test_a_load_called_off_in_the_moment_in_which_it_arrives_is_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """What it brought counts as leaving though nobody has read of it yet: who asks anew waits for its bytes."""
+    async with open_rig(memory_budget_bytes=60) as rig:
+        rig.add(memory=40, memory_hint_bytes=40)
+        host, arrived, again = rig.engine._host, rig.engine._host._ended, LoadOrder()
+
+        def arrives(*args: Any) -> None:
+            monkeypatch.undo()
+            version = rig.engine._versions[VersionKey("m", "1")]
+            assert version._loading is not None
+            version.post(CalledOff(version._loading.orders[0]))
+            version.post(again)
+            arrived(*args)
+
+        monkeypatch.setattr(host, "_ended", arrives)
+        with pytest.raises(LoadCancelled):
+            await rig.engine.load("m", "1")
+        await again.ready.wait()
+        assert [made.closed for made in rig.cast.made] == [1, 0]
+        assert rig.engine.statistics().reserved_bytes == 40

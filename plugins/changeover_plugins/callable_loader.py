@@ -112,11 +112,12 @@ def _find(source: Source) -> Callable[..., object]:
 def _look_anew() -> None:
     """Let the interpreter look into its folders again: the file may be younger than its list of them.
 
-    Two threads that do so at once can meet in its own bookkeeping (CPython drops an entry that is gone already). A lock
-    would be ours alone, and stay locked in a process that is forked meanwhile.
+    Two threads that do so at once can meet in its own bookkeeping (CPython drops an entry that is gone already, or
+    finds that its table grew while it was copied). A lock would be ours alone, and stay locked in a process that is
+    forked meanwhile.
     """
     for _ in range(_LOOKS_MAX):
-        with suppress(KeyError):
+        with suppress(KeyError, RuntimeError):
             importlib.invalidate_caches()
             return
 

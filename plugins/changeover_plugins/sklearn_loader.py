@@ -18,7 +18,7 @@ import attrs
 from changeover.errors import LoaderNotInstalled
 from changeover.plugin import API_VERSION, Model, Source
 from changeover_plugins.options import COUNT, Needed, is_count, is_names, read_options, version_name
-from changeover_plugins.sklearn_model import Asker, SklearnModel, check_estimator, read_signature
+from changeover_plugins.sklearn_model import Asker, SklearnModel, changes_filters, check_estimator, read_signature
 
 _OWN = ("sklearn", "scipy.sparse")
 """The packages whose classes do nothing but hold what they are given when they are made with arguments of a file."""
@@ -87,7 +87,8 @@ class SklearnLoader:
         signature = read_signature(estimator, ask, options.dtype)
         # scikit-learn promises nothing about threads, but tests each of its estimators for leaving its `__dict__` alone
         # in predict and predict_proba (check_dict_unchanged). Of other packages' types nobody knows.
-        return SklearnModel(ask, signature, unpacked_bytes, thread_safe=not foreign)
+        thread_safe = not foreign and not changes_filters(estimator)
+        return SklearnModel(ask, signature, unpacked_bytes, thread_safe=thread_safe)
 
 
 # --- before anything is read ----------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 INPUT = "X"
 """The one input of every model: what scikit-learn's own `predict` calls it."""
 
+_PARTS = frozenset({"estimator", "estimators", "n_estimators", "transformers", "transformer_list"})
+"""What an estimator calls the parts that it is made of."""
+
 _WITHOUT_DTYPE = "USO"  # NumPy gives each length of string a dtype of its own (`<U5`); objects have none to speak of
 
 
@@ -95,6 +98,22 @@ def check_estimator(estimator: Any, where: str) -> None:
         ) from error
     if not hasattr(estimator, "predict"):
         raise ValueError(f"{where} holds a {kind}, which has no predict for new rows, and only that can be served")
+
+
+def changes_filters(estimator: Any) -> bool:
+    """Return whether its predictions go through scikit-learn's `Parallel`, as those of forests and other ensembles do.
+
+    That sets the warning filters of the whole process around each part, on whichever thread: two that predict at once
+    leave them in pieces, and a process that makes errors of warnings loses requests.
+    """
+    return any(_runs_in_parts(part) for part in (estimator, *estimator.get_params(deep=True).values()))
+
+
+def _runs_in_parts(part: Any) -> bool:
+    if not hasattr(part, "get_params"):
+        return False
+    names: set[str] = set(part.get_params(deep=False))
+    return "n_jobs" in names and not names.isdisjoint(_PARTS)
 
 
 def read_signature(estimator: Any, ask: Asker, dtype: str) -> Signature:

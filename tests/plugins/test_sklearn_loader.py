@@ -23,6 +23,7 @@ from changeover.errors import LoaderNotInstalled, LoadFailed
 from changeover.plugin import API_VERSION, BATCH, Model, Source, TensorSpec
 from changeover_plugins import listing
 from changeover_plugins.sklearn_loader import SklearnLoader
+from changeover_plugins.sklearn_model import changes_filters
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("sklearn")
@@ -35,6 +36,7 @@ from sklearn.ensemble import IsolationForest, RandomForestClassifier  # noqa: E4
 from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.multiclass import OneVsRestClassifier  # noqa: E402
 from sklearn.multioutput import MultiOutputClassifier  # noqa: E402
 from sklearn.naive_bayes import GaussianNB  # noqa: E402
@@ -268,12 +270,30 @@ def test_memory_is_what_the_file_unpacks_to(dump: Dump) -> None:
 
 def test_several_threads_predict_at_once(dump: Dump) -> None:
     """What a thread gets from a shared model is what it would get alone."""
-    model = load(dump(forest()), trusted=[TREE])
+    model = load(dump(linear()))
     assert model.thread_safe
     alone = model.predict({"X": ROWS})["label"]
     with ThreadPoolExecutor(8) as threads:
         together = threads.map(lambda row: model.predict({"X": ROWS[row : row + 1]})["label"][0], range(len(ROWS)))
     assert list(together) == alone.tolist()
+
+
+@pytest.mark.parametrize("shape", ["forest", "in a pipeline", "in a search", "many outputs", "linear in a pipeline"])
+def test_an_ensemble_predicts_one_at_a_time(shape: str) -> None:
+    """Its parts set the process's warning filters, which threads at once leave in pieces; others share a model."""
+    estimator = {
+        "forest": forest,
+        "in a pipeline": lambda: make_pipeline(StandardScaler(), forest()),
+        "in a search": lambda: GridSearchCV(forest(), {}),
+        "many outputs": lambda: MultiOutputClassifier(linear()),
+        "linear in a pipeline": lambda: make_pipeline(StandardScaler(), linear()),
+    }[shape]()
+    assert changes_filters(estimator) is (shape != "linear in a pipeline")
+
+
+def test_a_forest_says_that_it_is_not_for_several_threads(dump: Dump) -> None:
+    """The engine then asks it once at a time."""
+    assert not load(dump(forest()), trusted=[TREE]).thread_safe
 
 
 def test_predict_after_close_says_so(dump: Dump) -> None:

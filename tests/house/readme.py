@@ -20,7 +20,7 @@ CI = ROOT / ".ci" / "run"
 
 FRONT_DOOR = (
     'python3.11 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/changeover demo',
-    'python3.11 -m venv .venv && .venv/bin/pip install -e ".[all]" && .venv/bin/pytest',
+    'python3.11 -m venv .venv && .venv/bin/pip install -e ".[all]" && .venv/bin/pytest -n auto',
 )
 """The two commands that a newcomer types; `.ci/run` types them as they stand in the README."""
 

@@ -5,6 +5,7 @@ Windows of equal length lie side by side: two at rest, then one around a swap. I
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ class Seen:
     load_s: list[float] = attrs.field(factory=list[float])
     longest_at_rest_s: float = 0.0
     """The slowest request of all windows at rest: how long the machine itself stops at times."""
-    least: int = 0
+    least: int = sys.maxsize
     """The fewest requests that a window holds."""
 
 
@@ -95,11 +96,12 @@ async def _swap_in_windows(engine: Engine, traffic: Traffic, to: str, seen: Seen
     for length in WINDOWS_S:
         edges = [middle + (n - 2.5) * length for n in range(4)]
         windows = [traffic.latencies_s(begin, end) for begin, end in pairwise(edges)]
-        first, rest, swap = (measure.percentile(window, 0.99) for window in windows)
-        seen.p99_s[length].append((first, rest, swap))
+        if all(windows):  # else the machine stood still, which the emptiest window tells
+            first, rest, swap = (measure.percentile(window, 0.99) for window in windows)
+            seen.p99_s[length].append((first, rest, swap))
         if length == longest:
             seen.longest_at_rest_s = max(seen.longest_at_rest_s, *windows[0], *windows[1])
-            seen.least = min(seen.least or len(windows[0]), *map(len, windows))
+            seen.least = min(seen.least, *map(len, windows))
 
 
 def _latencies(seen: Seen) -> list[Figure]:

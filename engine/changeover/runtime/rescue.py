@@ -216,11 +216,18 @@ class Rescue:
         self._tell(records, Recovered(self.models, active, self._result(chosen), ids, trouble))
 
     def _desired(self) -> Mapping[str, bytes | None]:
-        """Return what shall be active from now on: as before where nothing could be had; what is, where given up."""
+        """Return what shall be active from now on: as before where nothing could be had; what is, where given up.
+
+        Where a part of a set could be had, the whole of it: half of a group must not be wanted with half of another.
+        """
         desires, router = self._world.swaps.desires, self._world.swaps.router
+        active = {model: router.active(model) for model in self.models}
         if self._given_up:
-            return desires.want({model: router.active(model) for model in self.models})
-        return desires.as_found(self.models)
+            return desires.want(active)
+        if not any(active.values()):
+            return desires.as_found(self.models)
+        wanted = {model: version or self._versions.get(model) for model, version in active.items()}
+        return desires.want({model: version for model, version in wanted.items() if version is not None})
 
     def _result(self, chosen: Mapping[str, str] | None) -> Result:
         if chosen is None:

@@ -76,6 +76,27 @@ async def test_what_is_ready_serves_when_a_recovery_is_given_up(autojump_clock: 
             await trio.sleep(2_000)
 
 
+async def test_a_group_that_goes_back_only_in_part_is_wanted_back_as_a_whole(autojump_clock: Any) -> None:
+    """The new set cannot be had, and of the old one half: the next engine brings the old one back, and no mixture."""
+    async with open_world() as world:
+        disk = await a_group_is_killed(world, "drain")
+        async with engine_on(disk, world) as rig:
+            rig.add("a", "1", load_error=Broken("rotten"))
+            rig.add("b", "2", load_error=Broken("rotten"))
+            rig.add("a", "2")
+            rig.add("b", "1")
+            report = await rig.engine.recovered()
+            await trio.sleep(100)
+            assert (report.done[0].result, report.done[0].active) == ("failed", {"a": None, "b": "1"})
+            assert {model: row.version for model, row in disk.desired().items()} == {"a": "1", "b": "1"}
+        async with engine_on(disk, world) as rig:
+            for version in "12":
+                rig.add("a", version)
+                rig.add("b", version)
+            await rig.engine.recovered()
+            assert [rig.engine.is_active(model, "1") for model in "ab"] == [True, True]
+
+
 async def test_a_name_with_a_plus_is_no_group(autojump_clock: Any) -> None:
     """A model called a+b is recovered beside the group of a and b."""
     async with open_world() as world:

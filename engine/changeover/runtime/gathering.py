@@ -61,11 +61,16 @@ class Gathering:
     def begin(self) -> Request | None:
         """Pin the set and ask all of it; return what to wait for, or None where all have answered.
 
-        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`; then
-        nothing is held any more. After `Evicted` it may be called again.
+        Raises what `Router.pin` raises, `InvalidInput`, `PredictFailed`, `VersionCrashed` and `Overloaded`, whose `ran`
+        is that of the set; then nothing is held any more. After `Evicted` it may be called again.
         """
         try:
             return self._go_on()
+        except ChangeoverError as error:
+            self._let_go()
+            if error.ran == "no" and self._has_run:
+                error.ran = "unknown"  # the one that failed has not; others of the set have
+            raise
         except BaseException:
             self._let_go()
             raise

@@ -367,7 +367,7 @@ async def test_what_has_begun_is_not_given_to_another(rig: Rig, autojump_clock: 
 
 
 async def test_where_nobody_else_is_there_the_set_is_told_what_went(rig: Rig, autojump_clock: Any) -> None:
-    """The version that went is the error, and why nobody else was asked its cause."""
+    """The version that went is the error, and why nobody else was asked its cause; others of the set have run."""
     await three(rig, versions="1")
     rig.takes("worker b/1 0", 2.0)
     first, outcome = Outcome(rig.engine.infer, "b", {}), Outcome(rig.engine.infer_many, requests())
@@ -375,6 +375,7 @@ async def test_where_nobody_else_is_there_the_set_is_told_what_went(rig: Rig, au
         await rig.engine.unload("b", "1", drain=CANCEL, force=True)
     assert isinstance(outcome.error, LeaseRevoked)
     assert isinstance(outcome.error.__cause__, NotReady)
+    assert (outcome.error.model, outcome.error.ran) == ("b", "unknown")
     assert_nothing_left(rig)
 
 

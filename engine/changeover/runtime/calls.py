@@ -182,7 +182,7 @@ class Engine(Swapping):
 
         Workers answer at the same time, inline models one after the other. Where the version on trial of a swap fails,
         all models of that swap are answered by the versions before; where one goes before it has begun, the set begins
-        anew. One that fails otherwise is raised, with a note that names its model, and the others are left; its `ran` is
+        anew. One that fails otherwise is raised, with a note that names its model, and the others are left; `ran` is
         "no" only where no model of the set has run anything.
 
         `timeout_s` is for the whole. Cancelled, what is queued never runs, and what runs keeps its version until its

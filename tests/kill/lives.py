@@ -24,6 +24,7 @@ import changeover
 from changeover import Engine, Event, Shift, SwapState
 from changeover.errors import ChangeoverError, NotReady, SwapNotDone, VersionNotLoaded
 from changeover.plugin import Signature
+from changeover.runtime import sqlite_file
 from changeover.runtime.sqlite_file import SqliteFile
 from changeover_sim.disk import line_of
 
@@ -96,7 +97,7 @@ def register(engine: Engine, models: tuple[str, ...], versions: tuple[str, ...])
 
 def watch_records(tell: Tell, dies_at: Record | None) -> None:
     """Tell every transaction that is committed, and die at one of them."""
-    write, commit = SqliteFile.write, SqliteFile._commit
+    write, make = SqliteFile.write, sqlite_file.make
     number, line = 0, ""
 
     def die(moment: str) -> None:
@@ -107,17 +108,30 @@ def watch_records(tell: Tell, dies_at: Record | None) -> None:
         nonlocal number, line
         number, line = number + 1, line_of(entry)
         write(file, entry)
-
-    def fatal_commit(file: SqliteFile, work: Callable[[sqlite3.Connection], object]) -> None:
-        def worked(db: sqlite3.Connection) -> None:
-            work(db)
-            die("before")
-
-        commit(file, worked)
         tell(record=line)
         die("after")
 
-    SqliteFile.write, SqliteFile._commit = noted_write, fatal_commit
+    def fatal_make(db: Any, changes: Any) -> None:
+        make(Fatal(db, lambda: die("before"), alone=len(changes) == 1), changes)
+
+    SqliteFile.write, sqlite_file.make = noted_write, fatal_make
+
+
+class Fatal:
+    """A connection that kills before what commits a transaction."""
+
+    def __init__(self, db: sqlite3.Connection, die: Callable[[], None], *, alone: bool) -> None:
+        self._db, self._die, self._alone = db, die, alone
+
+    def execute(self, statement: str) -> None:
+        if statement == "COMMIT":
+            self._die()
+        self._db.execute(statement)
+
+    def executemany(self, statement: str, values: Any) -> None:
+        if self._alone:
+            self._die()
+        self._db.executemany(statement, values)
 
 
 # --- load -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import trio
 
 import changeover
 from changeover import Event, SwapState
+from changeover.runtime import sqlite_file
 from changeover.runtime.sqlite_file import SqliteFile
 from changeover_sim.disk import line_of
 from tests.support.disks import log_of, replace_descriptor
@@ -41,20 +42,19 @@ class Disk:
         self.reached, self.goes_on = threading.Event(), threading.Event()
         """A write hangs; it may go on."""
 
-    def commit(self, line: str, commit: Callable[[Callable[[sqlite3.Connection], object]], None], work: Any) -> None:
-        """Commit a transaction on a disk that may be broken at the very moment."""
-
-        def broken(db: sqlite3.Connection) -> None:
-            work(db)
-            if self.fault is not None and self.breaks(line):
-                self._break()
-
+    def write(self, line: str, write: Callable[[], None]) -> None:
+        """Note whether a record is kept."""
         try:
-            commit(broken)
+            write()
         except BaseException:
             self.lost.append(line)
             raise
         self.kept.append(line)
+
+    def touch(self, line: str) -> None:
+        """Be broken, perhaps, in the moment in which a record goes there."""
+        if self.fault is not None and self.breaks(line):
+            self._break()
 
     def _break(self) -> None:
         log = log_of(self.path)
@@ -73,14 +73,18 @@ class Disk:
 def disk_under(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """Put a disk under the journal at a path; behind the block nothing hangs any more."""
     disk, lines = Disk(path), [""]
-    write, commit = SqliteFile.write, SqliteFile._commit
+    write, make = SqliteFile.write, sqlite_file.make
 
     def noted(file: SqliteFile, entry: Any) -> None:
         lines.append(line_of(entry))
-        write(file, entry)
+        disk.write(lines[-1], lambda: write(file, entry))
+
+    def broken(db: sqlite3.Connection, changes: Any) -> None:
+        disk.touch(lines[-1])
+        make(db, changes)
 
     patch.setattr(SqliteFile, "write", noted)
-    patch.setattr(SqliteFile, "_commit", lambda file, work: disk.commit(lines[-1], lambda w: commit(file, w), work))
+    patch.setattr(sqlite_file, "make", broken)
     yield disk
     disk.goes_on.set()
 

@@ -17,6 +17,9 @@ from tests.support.rig import Rig
 
 Names = Callable[[SwapRecord], bool]
 
+BOUNDARIES = ["load", "shift", "drain", "unload"]
+"""The steps that are written down before they begin."""
+
 
 @attrs.define
 class FlakyJournal:

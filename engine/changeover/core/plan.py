@@ -33,6 +33,9 @@ PIVOT = Step.SHIFT
 NO_RETURN = Step.UNLOAD
 """Once this step is begun nothing turns the swap round."""
 
+WRITTEN = frozenset({Step.LOAD, Step.SHIFT, Step.DRAIN, Step.UNLOAD})
+"""What is written into the journal before it begins. To validate changes nothing, and a load warms up unasked."""
+
 STATE_WHILE: dict[Step, SwapState] = {
     Step.VALIDATE: SwapState.NOT_STARTED,
     Step.LOAD: SwapState.LOADING_NEW_VERSION,

@@ -255,11 +255,9 @@ class Saga:
 
     async def _forward(self, step: Step) -> bool:
         """Do what a step does, and write down that the next one is begun; return whether there is none."""
-        if step is plan.ORDER[0]:
-            await self._write_in_time(self._progress, {})
         last = await self._in_time(self._steps.forward(step))
         following, command = plan.advance(self._progress, Done(last=last))
-        if isinstance(command, Run) and self._turned is None:
+        if isinstance(command, Run) and command.step in plan.WRITTEN and self._turned is None:
             await self._cross(step, following)
         return last
 

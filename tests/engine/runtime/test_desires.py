@@ -18,10 +18,9 @@ from changeover.runtime import desires
 from changeover.runtime.desires import CatchingUp
 from changeover.runtime.journal import MemoryJournal
 from changeover_sim import VirtualDisk, World, open_world
+from tests.support.journals import BOUNDARIES
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, open_rig, running, settle, until
-
-STEPS = ["validate", "load", "warm", "shift", "drain", "unload"]
 
 
 @asynccontextmanager
@@ -168,19 +167,19 @@ async def an_engine_crashes(world: World) -> None:
 # --- swaps ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", BOUNDARIES)
 async def test_a_swap_changes_the_wish_with_its_pivot(step: str, autojump_clock: Any) -> None:
     """One entry says that the pivot is passed and who is wanted; a rollback before any step takes both back."""
     async with an_engine() as (rig, disk):
         await rig.ready("m", "1")
         rig.add("m", "2")
         await settle()
-        number = len(disk.entries) + STEPS.index(step)
+        number = len(disk.entries) + BOUNDARIES.index(step)
         disk.fails(number, "slow", 10.0)
         swap = Outcome(rig.engine.swap, "m", "2")
         async with running(swap):
             await trio.sleep(5)
-            assert wanted(disk) == {"m": "1" if STEPS.index(step) <= STEPS.index("drain") else "2"}
+            assert wanted(disk) == {"m": "2" if step == "unload" else "1"}
             await rig.engine.rollback(rig.engine.swaps("m")[0].id)
         assert wanted(disk) == {"m": "1"}
         for count in range(1, len(disk.entries) + 1):
@@ -313,7 +312,7 @@ async def test_a_pivot_that_could_not_be_written_is_never_written(autojump_clock
         await rig.ready("m", "1")
         rig.add("m", "2")
         await settle()
-        disk.fails(len(disk.entries) + STEPS.index("drain"), "full")
+        disk.fails(len(disk.entries) + BOUNDARIES.index("drain"), "full")
         rig.takes("close m/2", 5.0)
         swap = Outcome(rig.engine.swap, "m", "2")
         async with running(swap):

@@ -33,7 +33,7 @@ from tests.support.groups import (
     two_of_each,
     versions,
 )
-from tests.support.journals import FlakyJournal, at, use_journal
+from tests.support.journals import BOUNDARIES, FlakyJournal, at, use_journal
 from tests.support.models import Broken
 from tests.support.rig import Rig, later, open_rig, running, settle
 
@@ -218,7 +218,7 @@ async def test_a_group_that_does_not_fit_into_memory_is_undone(autojump_clock: A
 
 
 @pytest.mark.parametrize("undone", [False, True], ids=["", "and all that is undone"])
-@pytest.mark.parametrize("step", STEPS[:5])
+@pytest.mark.parametrize("step", BOUNDARIES[:3])
 @pytest.mark.parametrize("models", [PAIR, TRIO], ids="".join)
 async def test_a_boundary_of_a_group_that_cannot_be_written_is_not_crossed(
     rig: Rig, step: str, undone: bool, models: tuple[str, ...], autojump_clock: Any
@@ -235,7 +235,7 @@ async def test_a_boundary_of_a_group_that_cannot_be_written_is_not_crossed(
     await check_group_undone(rig, caught.value.operation, models)
 
 
-@pytest.mark.parametrize("step", [*STEPS[5:], "completed"])
+@pytest.mark.parametrize("step", [*BOUNDARIES[3:], "completed"])
 async def test_behind_the_pivot_of_a_group_a_journal_that_fails_stops_nothing(
     rig: Rig, step: str, autojump_clock: Any
 ) -> None:

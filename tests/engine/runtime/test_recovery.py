@@ -16,8 +16,6 @@ from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken, Cast
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
 
-STEPS = ["validate", "load", "warm", "shift", "drain", "unload"]
-
 
 @asynccontextmanager
 async def engine_on(disk: VirtualDisk, world: World, cast: Cast | None = None) -> AsyncGenerator[Rig, None]:
@@ -54,7 +52,7 @@ async def test_an_engine_that_was_killed_at_any_record_is_consistent_again(autoj
     async with open_world() as first:
         recorded = await a_swap_is_recorded(first)
     lines = recorded.lines()
-    assert lines == ["m: 1", "validate", "load", "warm", "shift", "drain; m: 2", "unload", "completed; m: 2"]
+    assert lines == ["m: 1", "load", "shift", "drain; m: 2", "unload", "completed; m: 2"]
     for count in range(1, len(lines) + 1):
         async with open_world() as world, engine_on(recorded.after(count, world), world) as rig:
             rig.add(version="1")
@@ -128,7 +126,7 @@ async def killed_after(count: int) -> AsyncGenerator[Rig, None]:
 
 async def test_a_model_is_held_until_its_version_is_registered(autojump_clock: Any) -> None:
     """Requests are told why; another version that is loaded gets no traffic; the swap is RECOVERING."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         assert rig.engine.recovery().waiting[0].waits_for == ("m/2 is not registered",)
         with pytest.raises(NotReady, match=r"m is being recovered \(m/2 is not registered"):
             await rig.engine.infer("m", {})
@@ -157,7 +155,7 @@ async def test_a_model_is_held_until_its_version_is_registered(autojump_clock: A
 
 async def test_a_recovery_can_be_waited_for_in_time(autojump_clock: Any) -> None:
     """Who waits in vain hears what is missing; the recovery goes on."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         with pytest.raises(NotReady, match="within 3 s: m/2 is not registered"):
             await rig.engine.recovered(3.0)
         rig.add(version="2")
@@ -166,7 +164,7 @@ async def test_a_recovery_can_be_waited_for_in_time(autojump_clock: Any) -> None
 
 async def test_a_recovery_can_be_given_up(autojump_clock: Any) -> None:
     """Whatever is loaded gets the traffic; the open swap has failed, and tells what stands."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         await rig.ready(version="1")
         rig.engine.give_up_recovery("m")
         report = await rig.engine.recovered()
@@ -180,7 +178,7 @@ async def test_a_recovery_can_be_given_up(autojump_clock: Any) -> None:
 
 async def test_an_order_may_wait_for_the_recovery(autojump_clock: Any) -> None:
     """With `on_busy="queue"` a swap begins when the model is there again."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         rig.add(version="3")
         swap = Outcome(rig.engine.swap, "m", "3", on_busy="queue")
         async with running(swap):
@@ -192,7 +190,7 @@ async def test_an_order_may_wait_for_the_recovery(autojump_clock: Any) -> None:
 
 async def test_a_version_that_is_another_one_is_not_trusted(autojump_clock: Any) -> None:
     """Registered with another loader, it is not the version 2 of before: the model waits, and says for what."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         rig.engine._host.loaders.add("other", rig.cast.loader)
         rig.engine.register("m", "2", "script", loader="other")
         wrong = "m/2 is registered with the loader 'other'; it was active with 'scripted'"
@@ -208,7 +206,7 @@ async def test_a_version_that_is_another_one_is_not_trusted(autojump_clock: Any)
 
 async def test_a_new_version_that_cannot_be_loaded_again_is_gone_back_from(autojump_clock: Any) -> None:
     """Past the pivot, with the new version broken: the old one serves, and the swap was rolled back."""
-    async with killed_after(6) as rig:
+    async with killed_after(4) as rig:
         rig.add(version="1")
         rig.add(version="2", load_error=Broken("rotten"))
         report = await rig.engine.recovered()
@@ -238,7 +236,7 @@ async def test_an_engine_that_is_closed_while_it_recovers_leaves_everything_to_t
     async with open_world() as first:
         recorded = await a_swap_is_recorded(first)
     async with open_world() as world:
-        disk = recorded.after(6, world)
+        disk = recorded.after(4, world)
         before = disk.lines()
         async with engine_on(disk, world) as rig:
             await settle()

@@ -23,7 +23,7 @@ from changeover.errors import (
 )
 from changeover.runtime.saga import COMPENSATION_TRIES
 from changeover.runtime.steps import Steps
-from tests.support.journals import at, use_journal
+from tests.support.journals import BOUNDARIES, at, use_journal
 from tests.support.rig import Outcome, Rig, running, settle, until
 
 CANARY = Shift.canary(((0.5, 20.0),), confirm_s=5.0)
@@ -108,11 +108,11 @@ async def test_in_the_middle_of_whatever_goes_on(
 
 
 @pytest.mark.parametrize("times", [2, 3])
-@pytest.mark.parametrize("step", UNDOABLE, ids=lambda step: step.value)
-async def test_several_rollbacks_are_one(rig: Rig, step: Step, times: int, autojump_clock: Any) -> None:
+@pytest.mark.parametrize("step", BOUNDARIES[:3])
+async def test_several_rollbacks_are_one(rig: Rig, step: str, times: int, autojump_clock: Any) -> None:
     """Ordered at the same boundary, all tell of the same operation, and each step is undone once."""
     await two(rig)
-    journal = use_journal(rig, slow_for=at(step.value))
+    journal = use_journal(rig, slow_for=at(step))
     swap = swapping(rig)
     async with running(swap):
         await trio.sleep(5)

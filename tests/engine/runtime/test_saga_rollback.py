@@ -19,7 +19,7 @@ from changeover.errors import (
     SwapRolledBack,
 )
 from changeover_sim import open_world
-from tests.support.journals import at, use_journal
+from tests.support.journals import BOUNDARIES, at, use_journal
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, later, open_rig, running, settle
 
@@ -156,7 +156,7 @@ async def test_a_rollback_out_of_quarantine_loads_nothing(rig: Rig, autojump_clo
     lease.release()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", BOUNDARIES)
 async def test_a_rollback_at_any_boundary_leaves_one_version_serving(rig: Rig, step: str, autojump_clock: Any) -> None:
     """Ordered while the record of a boundary is being written, the rollback is undone from there, or comes after."""
     await two(rig)
@@ -170,9 +170,8 @@ async def test_a_rollback_at_any_boundary_leaves_one_version_serving(rig: Rig, s
     if step == "unload":
         assert swap.value.state is SwapState.COMPLETED
     else:
-        begun = STEPS[: STEPS.index(step) + 1]
-        undone = reversed(begun[:-1] or begun)
-        assert journal.lines() == [*begun, *(f"undo {name}" for name in undone), "rolled_back"]
+        undone = [f"undo {name}" for name in reversed(STEPS[: STEPS.index(step)])]
+        assert journal.lines() == [*BOUNDARIES[: BOUNDARIES.index(step) + 1], *undone, "rolled_back"]
 
 
 def the_id_of_first(rig: Rig) -> str:
@@ -298,8 +297,9 @@ async def test_a_rollback_while_a_failed_swap_is_undone_hears_of_the_failure(rig
 # --- the end of the engine ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("direction", "step"), [*(("forward", step) for step in BOUNDARIES), *(("backward", step) for step in STEPS[:3])]
+)
 async def test_every_swap_ends_with_its_engine(step: str, direction: str, autojump_clock: Any) -> None:
     """Closed while a swap stands at any boundary, forward or back: its caller hears of it, and all models close."""
     async with open_world() as world, trio.open_nursery() as nursery:

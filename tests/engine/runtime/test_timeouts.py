@@ -140,7 +140,7 @@ async def test_a_pause_does_not_stop_the_time_of_the_whole(rig: Rig, autojump_cl
 async def test_a_journal_that_is_slow_counts_as_well(rig: Rig, autojump_clock: Any) -> None:
     """The boundary is written all the same, and the next step has no time left: the swap is undone."""
     await versions(rig, "2")
-    journal = use_journal(rig, slow_for=at("warm"))
+    journal = use_journal(rig, slow_for=at("shift"))
     late = swap(rig, timeouts=Timeouts(total_s=5.0))
     async with running(late):
         pass

@@ -62,7 +62,7 @@ async def register(stage: Stage) -> None:
 
 # --- the disk is in trouble -----------------------------------------------------------------------------------------
 
-BEFORE_PIVOT = ("validate", "load", "warm", "shift", "drain")
+BEFORE_PIVOT = ("load", "shift", "drain")
 """Where one of these is not written, the swap does not go on."""
 BOUNDARIES = (*BEFORE_PIVOT, "unload", "completed", "rolled_back", "undo", "")
 

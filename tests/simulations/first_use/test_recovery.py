@@ -46,7 +46,7 @@ from tests.simulations.first_use.stage import (
 )
 
 RAMP = Shift.canary(((0.5, 0.5),), confirm_s=0.25, guard=None)
-BOUNDARIES = ("", "a", "validate", "load", "warm", "shift", "drain", "unload", "undo", "completed")
+BOUNDARIES = ("", "a", "load", "shift", "drain", "unload", "undo", "completed")
 RECOVERING = 40
 """So many rounds of the others are enough for an opening and a recovery."""
 
@@ -154,14 +154,14 @@ class Scene:
     loaded: str = "ab"
 
 
-FORWARD = frozenset({"validate", "load", "warm", "shift"})
+FORWARD = frozenset({"load", "shift"})
 BACK = frozenset({"undo warm", "undo load", "undo validate"})
 SWAPPED, TURNED = FORWARD | {"drain; a: 2", "unload", "completed; a: 2"}, FORWARD | BACK | {"rolled_back; a: 1"}
 SCENES: Mapping[str, Scene] = {
     "a load": Scene(load, ((0.0, 12),), frozenset({"a: 1", "b: 1"}), "a"),
     "a swap": Scene(swap, ((0.0, 36),), SWAPPED),
     "a swap in vain": Scene(
-        swap_in_vain, ((0.0, 26),), frozenset({"validate", "load", "undo load", "undo validate", "failed; a: 1"})
+        swap_in_vain, ((0.0, 26),), frozenset({"load", "undo load", "undo validate", "failed; a: 1"})
     ),
     "a ramp": Scene(ramp, ((0.0, 21), (0.75, 18)), SWAPPED),
     "a ramp that is turned": Scene(ramp_and_turn, ((0.0, 20), (0.25, 25)), TURNED | {"undo shift; a: 1"}),

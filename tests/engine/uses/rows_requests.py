@@ -116,7 +116,7 @@ async def the_queue_is_full(stage: Stage) -> None:
     running = stage.world.spawn(stage.infer())
     await stage.world.until(gate.began.is_set)
     waiting = stage.world.spawn(stage.infer())
-    await stage.until_held(2)
+    await stage.until_queued(1)
     with pytest.raises(Overloaded):
         await stage.infer()()
     stage.sees(Seen("request", 0.0, WORKER), Seen("request"))

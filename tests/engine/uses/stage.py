@@ -278,6 +278,11 @@ class Stage:
         """Return when so many references are held."""
         await self.world.until(lambda: self.engine.references.count("m", "1") == count)
 
+    async def until_queued(self, count: int) -> None:
+        """Return when so many requests wait in queues: one is held before it stands there."""
+        living = self.engine._host.living
+        await self.world.until(lambda: sum(len(loaded.lane) for loaded in living()) == count)
+
     # --- what must be true ---
 
     def holders(self, version: str = "1") -> tuple[Seen, ...]:

@@ -106,7 +106,10 @@ def changes_filters(estimator: Any) -> bool:
     That sets the warning filters of the whole process around each part, on whichever thread: two that predict at once
     leave them in pieces, and a process that makes errors of warnings loses requests.
     """
-    return any(_runs_in_parts(part) for part in (estimator, *estimator.get_params(deep=True).values()))
+    try:
+        return any(_runs_in_parts(part) for part in (estimator, *estimator.get_params(deep=True).values()))
+    except AttributeError:  # saved by a version that did not know all of the settings of this one: it cannot be told
+        return True
 
 
 def _runs_in_parts(part: Any) -> bool:

@@ -5,6 +5,7 @@ Modules are made in `sys.modules` or in a temporary folder, and are gone after e
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -251,7 +252,7 @@ def test_module_younger_than_the_folder_listing(folder: Path) -> None:
 def test_loads_at_the_same_moment_do_not_meet_in_the_import_system(
     define: Define, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In CPython two threads that make it look into its folders anew can trip over one another: `KeyError`."""
+    """In CPython two threads that make it look into its folders anew can trip over one another."""
     define(build=lambda: lambda inputs: inputs)
     errors: list[Exception] = []
     monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
@@ -266,6 +267,24 @@ def test_loads_at_the_same_moment_do_not_meet_in_the_import_system(
     finally:
         sys.setswitchinterval(before)
     assert errors == []
+
+
+@pytest.mark.parametrize("error", [KeyError("/not/there"), RuntimeError("dictionary changed size during iteration")])
+def test_a_look_into_folders_that_trips_is_made_again(
+    define: Define, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whichever way two threads meet in the import system, the load goes on."""
+    define(build=lambda: lambda inputs: inputs)
+    trips, look = [error, error], importlib.invalidate_caches
+
+    def trip() -> None:
+        if trips:
+            raise trips.pop()
+        look()
+
+    monkeypatch.setattr(importlib, "invalidate_caches", trip)
+    assert load().predict({"n": 1}) == {"n": 1}
+    assert trips == []
 
 
 def _load_often(errors: list[Exception]) -> None:

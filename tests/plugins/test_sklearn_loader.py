@@ -291,6 +291,15 @@ def test_an_ensemble_predicts_one_at_a_time(shape: str) -> None:
     assert changes_filters(estimator) is (shape != "linear in a pipeline")
 
 
+def test_an_estimator_of_another_version_is_served(dump: Dump) -> None:
+    """One that lacks a setting which this version knows is loaded and answers; what it is made of cannot be told."""
+    estimator = LogisticRegression(max_iter=500).fit(ROWS, SPECIES)
+    del estimator.tol
+    model = load(dump(estimator))
+    assert model.predict({"X": ROWS})["label"].tolist() == linear().predict(ROWS).tolist()
+    assert not model.thread_safe
+
+
 def test_a_forest_says_that_it_is_not_for_several_threads(dump: Dump) -> None:
     """The engine then asks it once at a time."""
     assert not load(dump(forest()), trusted=[TREE]).thread_safe

@@ -164,10 +164,11 @@ class SqliteFile:
             if self._ended_count >= PRUNE_EVERY:
                 self._commit([(sqlite_schema.FORGET_ENDED, (HISTORY_MAX,))])
                 self._ended_count = 0
-            self._end = self._log_bytes()
-            if self._db is not None and self._end > LOG_BYTES_MAX:
-                self._end = None
-                _empty_log(self._db)
+            if self._db is not None:
+                self._end = self._log_bytes()
+                if self._end > LOG_BYTES_MAX:
+                    self._end = None
+                    _empty_log(self._db)
         except Exception as error:  # noqa: BLE001 - all is kept already; the next write says what is wrong
             logger.warning("the journal %s could not be tidied: %s", self._path, error)
             self._disconnect()  # see `_take_back`: also after a checkpoint no second fsync can be trusted
@@ -231,7 +232,7 @@ class SqliteFile:
         return db
 
     def _disconnect(self) -> None:
-        db, self._db = self._db, None
+        db, self._db, self._end = self._db, None, None
         if db is not None:
             with suppress(sqlite3.Error):
                 if db.in_transaction:

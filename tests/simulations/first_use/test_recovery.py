@@ -204,7 +204,8 @@ async def prepare(stage: Stage, models: str = "ab") -> None:
 def mend(house: House) -> None:
     """Let everything be loaded again."""
     for model in "ab":
-        house.cast.script(model, "2").load_error = None
+        for version in "123":
+            house.cast.script(model, version).load_error = None
 
 
 async def a_process_ends(name: str, seen: set[str] | None = None) -> None:
@@ -274,7 +275,7 @@ async def register_anyhow(stage: Stage) -> None:
 
 
 def choose_what_is_lost(house: House, left: Reading) -> dict[str, str]:
-    """Perhaps lose version 2 of a model that an open swap has moved to it; return who goes back, and to what."""
+    """Perhaps lose the version of a model that an open swap has moved to it; return who goes back, and to what."""
     for swap_id in sorted(left.moved & left.open.keys()):
         members = left.swaps[swap_id].operation.members
         if choose([False, True]) and all(left.meant[member.model] == member.to_version for member in members):

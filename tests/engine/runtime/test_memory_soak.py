@@ -14,8 +14,9 @@ import pytest
 import changeover
 from changeover import Engine
 from changeover.plugin import API_VERSION, Source
+from changeover.runtime.ports import SystemMemory
 from changeover_plugins.callable_loader import CallableModel
-from tests.support.memory import on_linux, resident_bytes
+from tests.support.memory import on_linux, resident_bytes, trim_as_at_the_start
 
 CYCLES = 200
 FIRST = 5
@@ -24,6 +25,13 @@ FIRST = 5
 MODEL_BYTES = 100_000_000
 PIECE_BYTES = 32_000
 LEFT_BEHIND_MAX = 10_000_000
+
+
+@pytest.fixture(autouse=True)
+def _nothing_free_before() -> None:
+    """Hand back what other tests have left free in this process, or a model would lie there and take nothing more."""
+    trim_as_at_the_start()
+    SystemMemory().give_back(collect=True)
 
 
 class InPieces:

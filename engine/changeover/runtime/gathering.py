@@ -25,7 +25,7 @@ class Gathering:
     """One set of requests of one caller; its methods are called by the thread that the caller waits on."""
 
     __slots__ = (
-        "_arrivals", "_has_run", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members", "_reloads",
+        "_arrivals", "_home", "_is_pinned", "_key", "_late", "_left_behind", "_members", "_reloads",
         "_waiter", "_world",
     )  # fmt: skip
 
@@ -50,8 +50,6 @@ class Gathering:
         """How each version ended that the set waited for in vain."""
         self._late: list[tuple[SetRequest, VersionKey]] = []
         """Who had not answered when the caller left."""
-        self._has_run = False
-        """Whether any of the set may have been run by then."""
 
     @property
     def replies(self) -> dict[str, Reply]:
@@ -91,7 +89,6 @@ class Gathering:
         """Go away without the answers: what is queued never runs, what runs keeps its version until it is done."""
         self._get_up(sleeper)
         self._late = [(member, member.key) for member in self._members if member.request is not None]
-        self._has_run |= self._was_heard
         self._let_go()
 
     def timed_out(self, timeout_s: float) -> RequestTimeout:
@@ -226,6 +223,11 @@ class Gathering:
         """Whether a version has failed on a request of the set after it began: nobody else is given that."""
         return any(member.has_run for member in self._members)
 
+    @property
+    def _has_run(self) -> bool:
+        """Whether any of the set may have been run, also by a version that was left."""
+        return any(member.may_have_run for member in self._members)
+
     def _group(self, member: SetRequest) -> list[SetRequest]:
         """Return who is on the same trial as a member, that included; nobody where it is on none."""
         return [one for one in self._members if one.group == member.group] if member.group is not None else []
@@ -267,7 +269,7 @@ class Gathering:
         """Leave every request where it is, and hold nothing but what runs."""
         self._is_pinned = False
         for member in self._members:
-            self._has_run |= member.let_go() != "no"
+            member.let_go()
             member.forget()
 
     def _forget(self) -> None:

@@ -181,12 +181,20 @@ class Asking:
 
 
 async def begun(begin: Callable[[], T], until_ready: UntilReady) -> T:
-    """Begin a request, on any loop; where its version was evicted, wait until it is there again."""
+    """Begin a request, on any loop; where its version was evicted, wait until it is there again.
+
+    Where it does not come, what is raised tells as the eviction did whether another of the same set has run.
+    """
     while True:
         try:
             return begin()
         except Evicted as error:
-            await until_ready(error.model or "", error.version)
+            model, version, ran = error.model or "", error.version, error.ran
+        try:
+            await until_ready(model, version)
+        except ChangeoverError as error:
+            error.ran = ran if error.ran == "no" else error.ran
+            raise
 
 
 class Inference(Asking):

@@ -14,7 +14,7 @@ from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
 from changeover.core.values import VersionKey
-from changeover.errors import CallerError, ChangeoverError, LeaseRevoked, Ran
+from changeover.errors import CallerError, ChangeoverError, LeaseRevoked
 from changeover.runtime.inference import Asking, InferenceWorld, not_admitted
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.router import Pinned
@@ -54,7 +54,7 @@ class Arrivals:
 class SetRequest(Asking):
     """The request to one model of a set: to be asked, with a worker, or answered."""
 
-    __slots__ = ("_arrivals", "_due", "_request", "_rows", "cause", "group", "has_stood_in", "reply")
+    __slots__ = ("_arrivals", "_due", "_request", "_rows", "cause", "group", "has_stood_in", "may_have_run", "reply")
 
     def __init__(
         self, world: InferenceWorld, home: Replies, arrivals: Arrivals, model: str, inputs: Mapping[str, Any]
@@ -74,6 +74,8 @@ class SetRequest(Asking):
         """Whether it is the other one that was asked."""
         self.cause: SetRequest | None = None
         """Whose failure that was for."""
+        self.may_have_run = False
+        """Whether any version may have run it, in this try or one before."""
 
     # --- how it is ---
 
@@ -154,12 +156,13 @@ class SetRequest(Asking):
     def answer(self, reply: Reply, at_s: float) -> None:
         """Keep an answer, which came at engine time `at_s`."""
         reply.fell_back = self.has_stood_in
-        self._request, self.reply = None, reply
+        self._request, self.reply, self.may_have_run = None, reply, True
         self.note(at_s, failed=False)
 
     def fail(self, error: ChangeoverError, at_s: float) -> None:
         """Keep in mind how it failed."""
         self._request = None
+        self.may_have_run |= error.ran != "no"
         if not isinstance(error, LeaseRevoked | CallerError):  # which say nothing of the model
             self.note(at_s, failed=True)
         self._write_down(error)
@@ -195,12 +198,8 @@ class SetRequest(Asking):
         self.group = None
         self._dismiss()
 
-    def let_go(self) -> Ran:
-        """Go away without an answer: what is queued never runs, what runs keeps its version until it is done.
-
-        Returns what is known of whether it was run.
-        """
-        ran: Ran = "yes" if self.reply is not None else "no"
+    def let_go(self) -> None:
+        """Go away without an answer: what is queued never runs, what runs keeps its version until it is done."""
         if self._due is not None:
             (account, ref), self._due = self._due, None
             account.release(ref)
@@ -211,6 +210,5 @@ class SetRequest(Asking):
                 request.withdrawn = True
                 request.account.release(request.ref)
             else:
-                ran = "unknown"
+                self.may_have_run = True
         self._dismiss()
-        return ran

@@ -185,7 +185,7 @@ class Steps:
 
     async def _take_new_out_of_use(self) -> None:
         """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
-        if not self._has_shifted:
+        if not self._has_shifted or any(self._world.router.share(pair.new) > 0 for pair in self.swap.pairs):
             await self._shift_back()  # an old version crashed meanwhile, and what was loaded has its traffic
         for part in self.parts:
             part.call_off()  # where the swap failed between its load and its warm-up, without waiting for either

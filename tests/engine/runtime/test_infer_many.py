@@ -24,6 +24,7 @@ from changeover.errors import (
     RequestTimeout,
     VersionCrashed,
 )
+from changeover.runtime.orders import Evict
 from changeover.runtime.ports import TrioWake
 from changeover.runtime.worker import Replies, Request
 from tests.support.models import BATCHED, Broken, first_column
@@ -426,6 +427,24 @@ async def test_a_set_that_never_fits_is_given_up(autojump_clock: Any) -> None:
             await rig.engine.infer_many({"a": {}, "b": {}})
         assert len(rig.cast.made) <= 2 + 2 * 2 + 1
         assert_nothing_left(rig)
+
+
+async def test_a_set_that_has_run_and_waits_in_vain_for_an_eviction_has_run(rig: Rig, autojump_clock: Any) -> None:
+    """Model a answers, b goes before it began, the set begins anew, and a was evicted and does not come back."""
+    await three(rig, versions="1")
+    await rig.ready("b", "2")
+    rig.takes("worker b/1 0", 5.0)
+    ahead, outcome = Outcome(rig.engine.infer, "b", {}, version="1"), Outcome(rig.engine.infer_many, {"a": {}, "b": {}})
+    async with running(ahead, outcome):
+        await settle()
+        rig.script("a", "1").load_error = Broken("gone for good")
+        evicted = rig.engine._versions[VersionKey("a", "1")]
+        assert evicted.loaded is not None
+        evicted.post(Evict(evicted.loaded))
+        await rig.engine.unload("b", "1", drain=CANCEL)
+    assert isinstance(outcome.error, NotReady)
+    assert (outcome.error.model, outcome.error.ran, calls(rig, "a/1")) == ("a", "unknown", 1)
+    assert_nothing_left(rig)
 
 
 async def test_an_engine_that_is_closed_answers_every_set(autojump_clock: Any) -> None:

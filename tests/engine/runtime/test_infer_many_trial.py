@@ -395,6 +395,22 @@ async def test_what_has_nothing_to_do_with_a_trial_is_told_as_it_is(rig: Rig, au
     assert_nothing_left(rig)
 
 
+async def test_what_a_trial_has_run_in_vain_was_run(rig: Rig, autojump_clock: Any) -> None:
+    """Also where the set is told of another model, which has not run it, before the version that stands in has."""
+    await on_trial(rig)
+    rig.script("b", "2").raises = Broken("new")
+    rig.takes("worker b/1 0", 5.0)
+    rig.takes("worker c/1 0", 5.0)
+    ahead = [Outcome(rig.engine.infer, "b", {}, version="1"), Outcome(rig.engine.infer, "c", {})]
+    outcome = Outcome(rig.engine.infer_many, {"b": {}, "c": {}})
+    async with running(*ahead, outcome):
+        await settle()
+        await rig.engine.unload("c", "1", drain=Drain(0.0, "cancel", 9.0))
+    assert isinstance(outcome.error, LeaseRevoked)
+    assert (outcome.error.model, outcome.error.ran, calls(rig, "b/2")) == ("c", "unknown", 1)
+    assert_nothing_left(rig)
+
+
 async def test_what_neither_side_has_run_begins_anew(rig: Rig, autojump_clock: Any) -> None:
     """Revoked in the queue of the new version, and then in that of the old one: the set is asked once more, whole."""
     await on_trial(rig)

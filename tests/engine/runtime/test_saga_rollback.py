@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from changeover import Drain, SwapState, VersionKey
+from changeover import Drain, Shift, SwapState, VersionKey
 from changeover.core.plan import Step
 from changeover.errors import (
     ChangeoverError,
@@ -17,6 +17,7 @@ from changeover.errors import (
     SwapNotDone,
     SwapNotFound,
     SwapRolledBack,
+    VersionCrashed,
 )
 from changeover_sim import open_world
 from tests.support.journals import BOUNDARIES, at, use_journal
@@ -177,6 +178,30 @@ async def test_a_rollback_at_any_boundary_leaves_one_version_serving(rig: Rig, s
 def the_id_of_first(rig: Rig) -> str:
     """Return the id of the oldest swap."""
     return rig.engine.swaps("m")[0].id
+
+
+async def test_traffic_that_comes_to_the_new_version_while_a_swap_is_undone_goes_back(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    """Both versions crash on trial; while the undoing is written down, first the new one is there again, then the old.
+
+    Found by the simulator (canary-storm).
+    """
+    poison = {"fatal_on": lambda inputs: "poison" in inputs}
+    await rig.ready("m", "1", **poison)
+    rig.add("m", "2", **poison)
+    use_journal(rig, slow_for=at("warm", forward=False))
+    swap = swapping(rig, plan=Shift.canary(((0.5, 60.0),), guard=None))
+    async with running(swap):
+        await trio.sleep(1.0)
+        rig.takes("load m/1", 5.0)
+        for version in "12":
+            with pytest.raises(VersionCrashed):
+                await rig.engine.infer("m", {"poison": 1}, version=version)
+    assert swap.error.operation.aftermath is None, swap.error.operation.error_message
+    assert await serving(rig) == "1"
+    await trio.sleep(100)
+    assert rig.engine.loaded_versions("m") == ("1",)
 
 
 async def test_two_rollbacks_of_one_swap_are_one(rig: Rig, autojump_clock: Any) -> None:

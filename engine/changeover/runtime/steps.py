@@ -46,7 +46,7 @@ class Steps:
         self._leave = leave
         self._close_by_s: float | None = None
         self._has_shifted = False
-        """True once the shift has begun: from then on giving the traffic back is what undoes that step."""
+        """True from the shift on until it is undone: meanwhile giving the traffic back is what undoes that step."""
         self.swap = swap
         self.shift = Shifting(swap, world)
         self.parts = [Part(pair, swap.timeouts, world) for pair in swap.pairs]
@@ -185,7 +185,7 @@ class Steps:
 
     async def _take_new_out_of_use(self) -> None:
         """Let no new request reach what this swap loaded; who holds it meanwhile keeps it until he leaves."""
-        if not self._has_shifted or any(self._world.router.share(pair.new) > 0 for pair in self.swap.pairs):
+        if not self._has_shifted:
             await self._shift_back()  # an old version crashed meanwhile, and what was loaded has its traffic
         for part in self.parts:
             part.call_off()  # where the swap failed between its load and its warm-up, without waiting for either
@@ -205,6 +205,7 @@ class Steps:
         if any(not router.takes_requests(pair.old) for pair in pairs):
             await self._reopen_old()
         self.shift.back()
+        self._has_shifted = False
 
     async def _reopen_old(self) -> None:
         await all_of([part.bring_old_back() for part in self.parts], happy_with=AlreadyLoaded)

@@ -201,6 +201,7 @@ async def test_an_abort_gives_the_traffic_back(
         await rig.engine.wait_for_swap(ramp)
     assert (caught.value.operation.state, trio.current_time()) == (SwapState.CANCELLED, at_s)
     await trio.sleep(LOAD_S)  # a load that was called off ends in its own time
+    await settle()
     await check_undone(rig, caught.value.operation)
     await rig.engine.swap("m", "2")
 

@@ -78,6 +78,7 @@ async def a_version_crashes_with_requests_in_its_queue(stage: Stage) -> None:
     stage.sees()
     await stage.world.until(lambda: stage.closed() == [1])
     await restart(stage)
+    await stage.world.until(lambda: bool(stage.engine.is_active("m", "1")))  # a moment behind, for another thread
     await stage.infer()()
 
 

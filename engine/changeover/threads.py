@@ -26,6 +26,7 @@ from changeover.runtime.engine import Durability
 from changeover.runtime.engine import open_engine as open_on_trio
 from changeover.runtime.errand import Errand
 from changeover.runtime.feed import Feed
+from changeover.runtime.inference import until_back
 from changeover.runtime.ordering import OnBusy, OnCancel
 from changeover.runtime.seat import Seat
 from changeover.runtime.seated import Seated
@@ -288,7 +289,7 @@ class Engine(Seated):
     async def _reloaded_within(self, missing: Evicted, limit_s: float) -> bool:
         """Wait, on the engine's loop, for a version that was evicted; False where it takes longer."""
         with trio.move_on_after(limit_s) as scope:
-            await self._until_ready_there(missing.model or "", missing.version)
+            await until_back(missing, self._until_ready_there)
         return not scope.cancelled_caught
 
     def _pass(self, gate: threading.Lock, until_s: float | None) -> bool:

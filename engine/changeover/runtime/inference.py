@@ -181,20 +181,22 @@ class Asking:
 
 
 async def begun(begin: Callable[[], T], until_ready: UntilReady) -> T:
-    """Begin a request, on any loop; where its version was evicted, wait until it is there again.
-
-    Where it does not come, what is raised tells as the eviction did whether another of the same set has run.
-    """
+    """Begin a request, on any loop; where its version was evicted, wait until it is there again."""
     while True:
         try:
             return begin()
         except Evicted as error:
-            model, version, ran = error.model or "", error.version, error.ran
-        try:
-            await until_ready(model, version)
-        except ChangeoverError as error:
-            error.ran = ran if error.ran == "no" else error.ran
-            raise
+            await until_back(error, until_ready)
+
+
+async def until_back(missing: Evicted, until_ready: UntilReady) -> None:
+    """Wait for a version that was evicted; where it does not come, `ran` of what is raised is that of the eviction."""
+    try:
+        await until_ready(missing.model or "", missing.version)
+    except ChangeoverError as error:
+        if error.ran == "no":
+            error.ran = missing.ran  # another of the same set may have run
+        raise
 
 
 class Inference(Asking):

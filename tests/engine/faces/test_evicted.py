@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from changeover.errors import Evicted, NotReady, RequestTimeout
+import changeover.threads
+from changeover.errors import ChangeoverError, Evicted, NotReady, RequestTimeout
 from tests.support.faces import ALL, Face, done, entered
 from tests.support.models import Cast
 
@@ -105,3 +106,14 @@ async def each(chunks: Any) -> Any:
     else:
         for chunk in chunks:
             yield chunk
+
+
+def test_what_a_set_has_run_is_told_in_threads_as_on_loops() -> None:
+    """Where an evicted member does not come back the error says that the set may have run."""
+
+    def begin() -> None:
+        raise Evicted("m/1 was evicted", model="m", version="1", ran="unknown")
+
+    with changeover.threads.open_engine() as engine, pytest.raises(ChangeoverError) as caught:
+        engine._begun(begin, None, None)
+    assert (type(caught.value) is Evicted, caught.value.ran) == (False, "unknown")

@@ -1,4 +1,4 @@
-"""Swaps of real ONNX files under traffic, with a journal: what is lost, used after its close, and felt by the clients.
+"""Swaps of real ONNX files under traffic, with a journal and without: what is lost, and felt by the clients.
 
 Windows of equal length lie side by side: two at rest, then one around a swap. It spawns the clients.
 """
@@ -47,12 +47,14 @@ def bench(quick: bool) -> list[Figure]:
     """Return the figures of the swap."""
     swaps, pairs = (10, 5) if quick else (100, 30)
     with trained() as digits, tempfile.TemporaryDirectory() as folder:
-        return [f for way in WAYS for f in trio.run(_bench, digits, way, swaps, pairs, Path(folder) / way)]
+        journals = {way: (Path(folder) / way, None) for way in WAYS}
+        return [f for way in WAYS for j in journals[way] for f in trio.run(_bench, digits, way, swaps, pairs, j)]
 
 
-async def _bench(digits: Digits, way: str, swaps: int, pairs: int, journal: Path) -> list[Figure]:
+async def _bench(digits: Digits, way: str, swaps: int, pairs: int, journal: Path | None) -> list[Figure]:
     """Swap to and fro, with windows around the first swaps and without them around the rest."""
     seen, watch = Seen(), Watch()
+    kept = "no journal" if journal is None else "with a journal"
     async with open_engine(strict_references=True, journal=journal) as engine:
         for version in ("1", "2"):
             digits.register(engine, version, way)
@@ -68,7 +70,7 @@ async def _bench(digits: Digits, way: str, swaps: int, pairs: int, journal: Path
                     await _swap(engine, traffic, to, seen)
         audit = engine.audit()
     return [
-        *watch.figures(f"{swaps} swaps, {CLIENTS} clients, {way}", swaps + 1, traffic, audit),
+        *watch.figures(f"{swaps} swaps, {CLIENTS} clients, {way}, {kept}", swaps + 1, traffic, audit),
         *_latencies(seen),
         *_first_answers(seen),
     ]

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from changeover.runtime import ports
+from tests.house.tree import ROOT
 
 MB = 2**20
 
@@ -24,6 +29,34 @@ TELLS = ports.SystemMemory().resident_bytes() is not None
 on_linux = pytest.mark.skipif(
     not TELLS or ports._malloc_trim() is None, reason="only Linux with glibc tells what a process occupies and trims"
 )
+
+
+_ALONE = "CHANGEOVER_TEST_ALONE"
+
+
+def in_its_own_process(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Run this test, which measures what the process occupies, in a process that has run no other.
+
+    What other tests have freed lies in pages that hold something else as well, which nothing hands back: a model may
+    come to lie there, and the process does not grow by it.
+    """
+    if os.environ.get(_ALONE):
+        return test
+
+    def alone(request: pytest.FixtureRequest) -> None:
+        options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-rs", "-m", "")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, request.node.nodeid],
+            cwd=ROOT, env={**os.environ, _ALONE: "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if " skipped" in done.stdout and not done.returncode:
+            pytest.skip(done.stdout)
+        assert not done.returncode, done.stdout + done.stderr
+        assert "1 passed" in done.stdout, done.stdout
+
+    alone.__name__, alone.__doc__, alone.__module__ = test.__name__, test.__doc__, test.__module__
+    alone.pytestmark = getattr(test, "pytestmark", [])  # type: ignore[attr-defined]
+    return alone
 
 
 def resident_bytes() -> int:

@@ -19,7 +19,7 @@ from changeover import Drain, Engine, Event
 from changeover.errors import ChangeoverError
 from changeover.plugin import API_VERSION, FatalModelError, Signature, Source
 from changeover.runtime.ports import SystemMemory
-from tests.support.memory import MB, no_collections, on_linux, trim_as_at_the_start
+from tests.support.memory import MB, in_its_own_process, no_collections, on_linux, trim_as_at_the_start
 from tests.support.models import Broken
 from tests.support.rig import Watch, until
 from tests.support.threads import PATIENCE_S
@@ -215,6 +215,7 @@ async def test_nothing_keeps_a_model_that_crashed(execution: str) -> None:
 
 
 @on_linux
+@in_its_own_process
 async def test_a_model_in_small_pieces_gives_its_memory_back() -> None:
     """32 MB in 32 kB, which the C library would keep for itself, are gone from the process when they go."""
     async with used(rest) as engine, Watch(engine) as watch:
@@ -227,6 +228,7 @@ async def test_a_model_in_small_pieces_gives_its_memory_back() -> None:
 
 
 @on_linux
+@in_its_own_process
 async def test_a_model_that_holds_itself_costs_a_collection_and_is_gone() -> None:
     """What only a collection can free is freed by the unload, which says that it paid for it."""
 
@@ -244,6 +246,7 @@ async def test_a_model_that_holds_itself_costs_a_collection_and_is_gone() -> Non
 
 
 @on_linux
+@in_its_own_process
 async def test_the_growth_around_a_load_is_what_the_model_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that does not know its size is measured to within a few percent."""
     monkeypatch.setattr(Watched, "memory_bytes", lambda self: None)

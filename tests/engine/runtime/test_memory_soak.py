@@ -18,8 +18,8 @@ from changeover_plugins.callable_loader import CallableModel
 from tests.support.memory import in_its_own_process, on_linux, resident_bytes
 
 CYCLES = 200
-FIRST = 5
-"""Cycles before the start: libraries are imported, and each thread gets its heap."""
+FIRST = 25
+"""Cycles before the start: libraries are imported, and each thread gets its heap (5 MB in a new process)."""
 
 MODEL_BYTES = 100_000_000
 PIECE_BYTES = 32_000

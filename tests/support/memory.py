@@ -31,7 +31,7 @@ on_linux = pytest.mark.skipif(
 )
 
 
-_ALONE = "CHANGEOVER_TEST_ALONE"
+_ALONE, _LIMIT_S = "CHANGEOVER_TEST_ALONE", 300.0
 
 
 def in_its_own_process(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +47,7 @@ def in_its_own_process(test: Callable[..., Any]) -> Callable[..., Any]:
         options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-rs", "-m", "")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, request.node.nodeid],
-            cwd=ROOT, env={**os.environ, _ALONE: "1"}, capture_output=True, text=True, check=False,
+            cwd=ROOT, env={**os.environ, _ALONE: "1"}, capture_output=True, text=True, check=False, timeout=_LIMIT_S,
         )  # fmt: skip
         if " skipped" in done.stdout and not done.returncode:
             pytest.skip(done.stdout)

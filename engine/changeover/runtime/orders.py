@@ -206,8 +206,12 @@ class Limit:
         return "quarantine"
 
     def is_asking(self, held: Collection[str]) -> bool:
-        """Return whether holders of its kinds were asked to leave, or will be, and still have time."""
-        return self.deadline_s is not None and self.drain.then == "cancel" and not self.kinds.isdisjoint(held)
+        """Return whether holders of its kinds were asked to leave, or will be, and still have time.
+
+        Once that is spent nobody who joins begins it anew.
+        """
+        has_time = self.deadline_s is not None and not self.is_spent
+        return has_time and self.drain.then == "cancel" and not self.kinds.isdisjoint(held)
 
 
 @attrs.define(eq=False)

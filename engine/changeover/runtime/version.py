@@ -10,6 +10,7 @@ import trio
 
 from changeover.core import lifecycle
 from changeover.core.lifecycle import Action, Event
+from changeover.errors import ChangeoverError, EngineClosed, VersionCrashed
 from changeover.runtime import why
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.orders import (
@@ -190,23 +191,29 @@ class Version(Drains):
                 attempt.end(self.error)
         self._loading = self._draining = None
         for order in self._later:
-            order.fail(self.error)
+            order.fail(self._fate(order))
         for warm_up in self._warming:
             warm_up.fail(self.error)
         self._later, self._warming = [], []
 
     def _refuse(self, message: Message) -> None:
         """Answer with why the version is where it is; close what a load brought that nobody waits for any more."""
-        error = self.error or why.engine_closed(self.key)
         match message:
             case CalledOff():
                 message.done.settle(None)
             case LoadOrder() | DrainOrder() | WarmOrder() | DropOrder():
-                message.fail(error)
+                message.fail(self._fate(message))
             case Happened(loaded=LoadedModel() as loaded) if loaded.account.open:  # else the clean-up has retired it
-                self._world.host.retire(loaded, str(error))
+                self._world.host.retire(loaded, str(self._fate(message)))
             case _:
                 pass  # a report about what is over
+
+    def _fate(self, message: Message) -> ChangeoverError:
+        """Return what a message hears that comes to nothing; a drain not why a load failed: nothing is loaded."""
+        error = self.error or why.engine_closed(self.key)
+        if isinstance(message, DrainOrder) and not isinstance(error, VersionCrashed | EngineClosed):
+            return why.not_loaded(self.key, self.state)
+        return error
 
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
         self._world.bus.emit("version_restarting", self.key, error=str(why.crashed(self.key, error)), delay_s=delay_s)

@@ -135,6 +135,24 @@ async def test_a_stream_that_does_not_let_go_is_waited_for_no_longer_than_its_gr
     assert rig.engine.load_info("m", "1").status is VersionState.UNLOADED
 
 
+async def test_who_joins_behind_the_grace_does_not_begin_the_waiting_anew(rig: Rig, autojump_clock: Any) -> None:
+    """The leases' grace is spent and the streams' limit is to come: a later order leaves the first one its bound."""
+    await ready(rig)
+    lease = rig.lease()
+    async with rig.engine.infer_stream("m", {}) as chunks:
+        first = Outcome(unloaded, rig, Drain(1.0, "cancel", grace_s=1.0, stream_deadline_s=8.0))
+        late = Outcome(unloaded, rig, Drain(100.0, "cancel"))
+        async with running(first):
+            await trio.sleep(4.0)
+            async with running(late):
+                await trio.sleep(4.5)
+                with pytest.raises(LeaseRevoked):
+                    await anext(chunks)
+    assert [(order.value.result, order.ended_s) for order in (first, late)] == [("quarantined", 9.0)] * 2
+    assert [holder.kind for holder in first.value.holders] == ["lease"]
+    lease.release()
+
+
 async def test_without_a_bound_streams_have_none_either(rig: Rig, autojump_clock: Any) -> None:
     """`wait` waits for streams, too, whatever limit is named for them."""
     await ready(rig)

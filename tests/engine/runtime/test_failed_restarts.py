@@ -1,0 +1,79 @@
+"""A restart that fails, and who wants its version gone meanwhile: he hears that nothing is loaded, and not why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from changeover import Drain, VersionKey
+from changeover.errors import LoadFailed, VersionCrashed, VersionNotLoaded, WarmUpFailed
+from changeover.runtime.orders import DrainOrder, Happened
+from tests.support.models import Broken
+from tests.support.rig import Outcome, Rig, running, until
+
+
+def state(rig: Rig) -> str:
+    """Return the state of m/1, as `load_info` says it."""
+    return rig.engine.load_info("m", "1").status.value
+
+
+async def restarting(rig: Rig) -> Outcome:
+    """Crash m/1, whose restart loads for two seconds and fails its warm-up; return a load that joins the restart."""
+    await rig.ready(fatal_on=lambda inputs: "poison" in inputs, warmup=[{"first": 1}])
+    rig.script().fails_on = lambda inputs: "first" in inputs
+    rig.takes("load m/1", 2.0)
+    with pytest.raises(VersionCrashed):
+        await rig.engine.infer("m", {"poison": 1})
+    await until(lambda: state(rig) == "loading")
+    return Outcome(rig.engine.load, "m", "1")
+
+
+def drained_behind_the_next_report(rig: Rig) -> DrainOrder:
+    """Return an order that comes behind the next report of a load or a close, before the version has read that."""
+    version, order = rig.engine._versions[VersionKey("m", "1")], DrainOrder(Drain())
+    post = version.post
+
+    def and_drain(message: Any) -> None:
+        post(message)
+        if isinstance(message, Happened):
+            del version.post
+            post(order)
+
+    version.post = and_drain  # type: ignore[method-assign]
+    return order
+
+
+async def test_an_unload_during_the_close_of_a_failed_restart_hears_that_nothing_is_loaded(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    """Why the restart failed is told to who waits for the version; who wants it gone is told so, and it stays away."""
+    joined = await restarting(rig)
+    rig.takes("close m/1", 3.0)
+    async with running(joined):
+        await until(lambda: state(rig) == "unloading")
+        with pytest.raises(VersionNotLoaded):
+            await rig.engine.unload("m", "1", force=True)
+    assert isinstance(joined.error, WarmUpFailed)
+    await trio.sleep(100)
+    assert (state(rig), rig.cast.open()) == ("failed", [])
+
+
+@pytest.mark.parametrize("moment", ["load", "close"])
+async def test_an_unload_in_the_moment_in_which_a_restart_fails_hears_that_nothing_is_loaded(
+    rig: Rig, moment: str, autojump_clock: Any
+) -> None:
+    """Behind the report that the load has failed, or that what had failed its warm-up is closed."""
+    joined, gate = await restarting(rig), trio.Event()
+    if moment == "load":
+        rig.script().load_error = Broken("rotten")
+    rig.takes("close m/1", gate)
+    async with running(joined):
+        if moment == "close":
+            await until(lambda: state(rig) == "unloading")
+        order = drained_behind_the_next_report(rig)
+        gate.set()
+        with pytest.raises(VersionNotLoaded):
+            await order.closed.wait()
+    assert isinstance(joined.error, LoadFailed)

@@ -193,7 +193,7 @@ class Version(Drains):
         for order in self._later:
             order.fail(self._fate(order))
         for warm_up in self._warming:
-            warm_up.fail(self.error)
+            warm_up.fail(self.error if stopped else why.warm_up_failed(self.key, self.error))
         self._later, self._warming = [], []
 
     def _refuse(self, message: Message) -> None:
@@ -209,9 +209,9 @@ class Version(Drains):
                 pass  # a report about what is over
 
     def _fate(self, message: Message) -> ChangeoverError:
-        """Return what a message hears that comes to nothing; a drain not why a load failed: nothing is loaded."""
+        """Return what a message hears that comes to nothing; only who wants it loaded hears why its load failed."""
         error = self.error or why.engine_closed(self.key)
-        if isinstance(message, DrainOrder) and not isinstance(error, VersionCrashed | EngineClosed):
+        if isinstance(message, DrainOrder | WarmOrder) and not isinstance(error, VersionCrashed | EngineClosed):
             return why.not_loaded(self.key, self.state)
         return error
 

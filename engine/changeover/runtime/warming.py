@@ -77,10 +77,11 @@ class WarmUp:
             yield sample
 
     def _check_open(self) -> None:
-        if not self._loaded.account.open:
+        if self._loaded.lane.halted or not self._loaded.account.open:
             done, total = self.progress.at
             of = "" if total is None else f" of {total}"
-            raise self._failed(f"it was taken out of use after {done}{of} requests")
+            what = "was beyond use" if self._loaded.lane.halted else "was taken out of use"
+            raise self._failed(f"it {what} after {done}{of} requests")
 
     def _answer(self, sample: Sample) -> None:
         done, total = self.progress.at
@@ -89,7 +90,7 @@ class WarmUp:
         try:
             inputs = sample.make()
             self._loaded.check(inputs)
-            self._loaded.predict(inputs)
+            self._loaded.predict_unless_halted(inputs)
         except BaseException as error:  # a model that calls sys.exit() ends its own warm-up and nothing else
             of = "" if sample.total is None else f" of {sample.total}"
             where = f" ({sample.where})" if sample.where else ""

@@ -9,7 +9,7 @@ import trio
 
 from changeover import Drain, VersionKey
 from changeover.errors import LoadFailed, VersionCrashed, VersionNotLoaded, WarmUpFailed
-from changeover.runtime.orders import DrainOrder, Happened
+from changeover.runtime.orders import DrainOrder, Happened, WarmOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, running, until
 
@@ -30,19 +30,18 @@ async def restarting(rig: Rig) -> Outcome:
     return Outcome(rig.engine.load, "m", "1")
 
 
-def drained_behind_the_next_report(rig: Rig) -> DrainOrder:
-    """Return an order that comes behind the next report of a load or a close, before the version has read that."""
-    version, order = rig.engine._versions[VersionKey("m", "1")], DrainOrder(Drain())
+def post_behind_the_next_report(rig: Rig, order: DrainOrder | WarmOrder) -> None:
+    """Have an order come behind the next report of a load or a close, before the version has read that."""
+    version = rig.engine._versions[VersionKey("m", "1")]
     post = version.post
 
-    def and_drain(message: Any) -> None:
+    def and_order(message: Any) -> None:
         post(message)
         if isinstance(message, Happened):
             del version.post
             post(order)
 
-    version.post = and_drain  # type: ignore[method-assign]
-    return order
+    version.post = and_order  # type: ignore[method-assign]
 
 
 async def test_an_unload_during_the_close_of_a_failed_restart_hears_that_nothing_is_loaded(
@@ -60,20 +59,22 @@ async def test_an_unload_during_the_close_of_a_failed_restart_hears_that_nothing
     assert (state(rig), rig.cast.open()) == ("failed", [])
 
 
+@pytest.mark.parametrize("what", ["unload", "warm_up"])
 @pytest.mark.parametrize("moment", ["load", "close"])
-async def test_an_unload_in_the_moment_in_which_a_restart_fails_hears_that_nothing_is_loaded(
-    rig: Rig, moment: str, autojump_clock: Any
+async def test_an_order_in_the_moment_in_which_a_restart_fails_hears_that_nothing_is_loaded(
+    rig: Rig, moment: str, what: str, autojump_clock: Any
 ) -> None:
     """Behind the report that the load has failed, or that what had failed its warm-up is closed."""
     joined, gate = await restarting(rig), trio.Event()
+    order = DrainOrder(Drain()) if what == "unload" else WarmOrder(({},))
     if moment == "load":
         rig.script().load_error = Broken("rotten")
     rig.takes("close m/1", gate)
     async with running(joined):
         if moment == "close":
             await until(lambda: state(rig) == "unloading")
-        order = drained_behind_the_next_report(rig)
+        post_behind_the_next_report(rig, order)
         gate.set()
         with pytest.raises(VersionNotLoaded):
-            await order.closed.wait()
+            await (order.closed if isinstance(order, DrainOrder) else order.done).wait()
     assert isinstance(joined.error, LoadFailed)

@@ -15,12 +15,14 @@ import pytest
 import trio
 
 from changeover import Drain, VersionState
-from changeover.errors import InvalidValue, NotReady, WarmUpFailed
+from changeover.errors import InvalidValue, NotReady, PredictFailed, VersionCrashed, WarmUpFailed
+from changeover.plugin import FatalModelError
 from changeover.runtime import samples, warming
 from changeover.runtime.warming import PROGRESS_MOST, next_told
 from tests.support.faces import ALL, Face, done
 from tests.support.models import Broken, Cast
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
+from tests.support.threads import Crowd, patient
 from tests.support.warmups import GOOD, SIGNED, failure, seen, write
 
 # --- what is wrong with a request -----------------------------------------------------------------------------------
@@ -258,6 +260,61 @@ async def test_a_warm_up_by_hand_ends_with_the_version(rig: Rig, autojump_clock:
         outcome = await rig.engine.unload("m", "1", force=True, drain=Drain(deadline_s=20.0))
     assert (outcome.result, trio.current_time(), seen(rig)) == ("drained", 5.0, [])
     assert "taken out of use after 0 of 2 requests" in str(warm_up.error)
+
+
+@pytest.mark.parametrize("errors_max", [None, 1])
+async def test_a_warm_up_by_hand_stops_once_the_model_is_beyond_use(
+    rig: Rig, errors_max: int | None, autojump_clock: Any
+) -> None:
+    """Another request ends the model between two of its own: it is asked nothing more, and the caller hears of it."""
+    await rig.ready(raises=None, errors_in_a_row_max=errors_max)
+    lease, (made,) = rig.lease(), rig.cast.made
+
+    def end_it(inputs: Mapping[str, Any]) -> None:
+        if "poison" in inputs:
+            raise Broken("poisoned") if errors_max else FatalModelError("poisoned")
+        if made.calls == [inputs]:
+            with pytest.raises(PredictFailed if errors_max else VersionCrashed):
+                lease.infer({"poison": 1})
+
+    rig.script().on_predict = end_it
+    with pytest.raises(WarmUpFailed, match=r"after 1 of 3 requests|poisoned"):
+        await rig.engine.warm_up("m", "1", [{"n": 1}, {"n": 2}, {"n": 3}])
+    lease.release()
+    assert made.calls == [{"n": 1}, {"poison": 1}]
+    await trio.sleep(10)
+    assert (rig.cast.open(), made.closed) == (["m/1"], 1)
+
+
+async def test_a_warm_up_that_waits_for_its_turn_does_not_take_that_of_a_model_beyond_use() -> None:
+    """On the real machine: the request that had the turn has ended the model, and the warm-up asks it nothing."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def end_it(inputs: Mapping[str, Any]) -> None:
+        if "poison" in inputs:
+            begun.set()
+            assert patient(gate)
+            raise FatalModelError("poisoned")
+
+    def ask(lease: Any) -> None:
+        with pytest.raises(VersionCrashed):
+            lease.infer({"poison": 1})
+
+    async with open_rig(real=True) as rig:
+        await rig.ready(on_predict=end_it, thread_safe=False)
+        (made,), crowd, lease = rig.cast.made, Crowd(), rig.lease()
+        crowd.add(ask, lease)
+        warm_up = Outcome(rig.engine.warm_up, "m", "1", [{}])
+        crowd.start()
+        assert await trio.to_thread.run_sync(patient, begun)
+        async with running(warm_up):
+            while not any(holder.kind == "warmup" for holder in rig.engine.who_holds("m", "1")):
+                await trio.lowlevel.checkpoint()
+            gate.set()
+        await trio.to_thread.run_sync(crowd.join)
+        lease.release()
+        assert isinstance(warm_up.error, WarmUpFailed)
+        assert made.calls == [{"poison": 1}]
 
 
 # --- no request before it has ended ---------------------------------------------------------------------------------

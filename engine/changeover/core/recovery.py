@@ -5,7 +5,7 @@ Pure. Nothing is loaded after a restart, so that to undo is to bring the old ver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -31,8 +31,8 @@ class Unit:
 
     wanted: Mapping[str, DesiredVersion]
     """By model: which version shall be active."""
-    instead: Mapping[str, str]
-    """By model: the version to go back to where the wanted ones cannot be loaded; empty where there is no way back."""
+    instead: tuple[Mapping[str, str], ...]
+    """The sets, by model, to go back to where the wanted one cannot be loaded, the last that served first."""
     swaps: tuple[Open, ...]
     """Oldest first."""
 
@@ -44,7 +44,7 @@ class Unit:
     @property
     def keys(self) -> frozenset[VersionKey]:
         """Every version that takes part."""
-        instead = {VersionKey(model, version) for model, version in self.instead.items()}
+        instead = {VersionKey(model, version) for one in self.instead for model, version in one.items()}
         return frozenset(instead | {VersionKey(model, wanted.version) for model, wanted in self.wanted.items()})
 
 
@@ -60,7 +60,7 @@ def units(open_swaps: Iterable[SwapRecord], desired: Mapping[str, DesiredVersion
     for models in _together(wanted, swaps):
         mine = tuple(swap for swap in swaps if _models(swap) & models)
         parts = {model: wanted[model] for model in sorted(models)}
-        found.append(Unit(parts, _way_back(parts, mine), mine))
+        found.append(Unit(parts, _ways_back(parts, mine), mine))
     return tuple(found)
 
 
@@ -88,16 +88,23 @@ def _together(models: Iterable[str], swaps: Iterable[Open]) -> list[set[str]]:
     return sorted(sets, key=min)
 
 
-def _way_back(wanted: Mapping[str, DesiredVersion], swaps: Iterable[Open]) -> dict[str, str]:
-    """Return the old versions of the swaps that are to be finished; nothing where they are not all the unit's."""
-    instead = {
-        member.model: member.from_version
-        for swap in swaps
-        if swap.end is SwapState.COMPLETED
-        for member in swap.record.operation.members
-        if wanted[member.model].version == member.to_version
-    }
-    return instead if instead.keys() == wanted.keys() else {}
+def _ways_back(wanted: Mapping[str, DesiredVersion], swaps: Sequence[Open]) -> tuple[Mapping[str, str], ...]:
+    """Return the sets that served before the swaps that are to be finished, up to one in which every model is another.
+
+    Swaps are taken back whole and the youngest first, so that each set has once served as it is. Nothing where some
+    model has no other version: it may be the one that cannot be loaded.
+    """
+    serves = {model: one.version for model, one in wanted.items()}
+    ways: list[Mapping[str, str]] = []
+    moved: set[str] = set()
+    for swap in reversed(swaps):
+        members = swap.record.operation.members
+        stands = swap.end is SwapState.COMPLETED and all(serves[one.model] == one.to_version for one in members)
+        if stands and moved != serves.keys():
+            serves.update((one.model, one.from_version) for one in members)
+            moved |= _models(swap)
+            ways.append(dict(serves))
+    return tuple(ways) if moved == serves.keys() else ()
 
 
 def mismatch(wanted: DesiredVersion, spec: VersionSpec) -> str | None:

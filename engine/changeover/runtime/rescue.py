@@ -127,7 +127,7 @@ class Rescue:
 
     async def _restore(self) -> Mapping[str, str] | None:
         """Return the versions that are ready; None where none could be had."""
-        ways = (self._versions, *([self.unit.instead] if self.unit.instead else []))
+        ways = (self._versions, *self.unit.instead)
         for versions in ways:
             self._versions = versions
             self._hold()
@@ -195,12 +195,13 @@ class Rescue:
         """Let the traffic go its way, write the ends down, and tell everybody."""
         swaps, world = self._world.swaps, self._world
         swaps.router.release({model: (chosen or self._versions).get(model) for model in self.models})
+        before = {model: swaps.router.active(model) for model in self.models}
         records = [self._end(swap, chosen) for swap in self.unit.swaps]
         written: Promise[None] = Promise()
         try:
             rows = tuple(SwapRow(r.operation.id, ended=True, record=wire.encode(shortened(r))) for r in records)
             swaps.journal.write(
-                Entry(rows, self._desired()),
+                Entry(rows, self._desired(before)),
                 lambda error: written.settle(None) if error is None else written.fail(error),
             )
             await written.wait()
@@ -212,22 +213,23 @@ class Rescue:
         ids = tuple(record.operation.id for record in records)
         trouble = "; ".join(self._troubles) or None
         swaps.slots.leave(self)
-        swaps.desires.look(self.models)
+        # What is wanted of a group is more than what is active, so only what has changed since says anything.
+        swaps.desires.look(model for model in self.models if len(active) == 1 or active[model] != before[model])
         self._tell(records, Recovered(self.models, active, self._result(chosen), ids, trouble))
 
-    def _desired(self) -> Mapping[str, bytes | None]:
+    def _desired(self, active: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
         """Return what shall be active from now on: as before where nothing could be had; what is, where given up.
 
         Where a part of a set could be had, the whole of it: half of a group must not be wanted with half of another.
         """
-        desires, router = self._world.swaps.desires, self._world.swaps.router
-        active = {model: router.active(model) for model in self.models}
+        desires = self._world.swaps.desires
         if self._given_up:
             return desires.want(active)
         if not any(active.values()):
             return desires.as_found(self.models)
-        wanted = {model: version or self._versions.get(model) for model, version in active.items()}
-        return desires.want({model: version for model, version in wanted.items() if version is not None})
+        if any(active[model] == version for model, version in self._versions.items()):
+            return desires.want(self._versions)
+        return desires.want({model: version for model, version in active.items() if version is not None})
 
     def _result(self, chosen: Mapping[str, str] | None) -> Result:
         if chosen is None:

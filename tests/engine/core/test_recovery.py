@@ -41,7 +41,7 @@ def test_a_swap_is_finished_behind_its_pivot_and_undone_before(step: Step) -> No
 def test_what_was_being_undone_ends_as_it_was_to_end(step: Step, end: SwapState) -> None:
     """Also behind the pivot."""
     (unit,) = units([record("a", Progress(step, forward=False, end=end), ("m", "1", "2"))], wanted(m="1"))
-    assert (unit.swaps[0].end, unit.instead) == (end, {})
+    assert (unit.swaps[0].end, unit.instead) == (end, ())
 
 
 def test_models_of_one_group_are_recovered_together() -> None:
@@ -60,10 +60,28 @@ def test_there_is_a_way_back_from_what_was_to_be_finished() -> None:
     """To the old versions, where all models of the unit have one; from what is undone there is none."""
     done = record("x", Progress(Step.DRAIN), ("a", "1", "2"), ("b", "1", "2"))
     (unit,) = units([done], wanted(a="2", b="2"))
-    assert unit.instead == {"a": "1", "b": "1"}
+    assert unit.instead == ({"a": "1", "b": "1"},)
     other = record("y", Progress(Step.LOAD), ("b", "2", "3"), ("c", "5", "6"))
     (unit,) = units([done, other], wanted(a="2", b="2", c="5"))
-    assert unit.instead == {}
+    assert unit.instead == ()
+
+
+def test_the_way_back_takes_swaps_back_whole_and_the_youngest_first() -> None:
+    """Each set has once served as it is; and it ends where every model has another version than the wanted one."""
+    group = record("x", Progress(Step.DRAIN), ("a", "1", "2"), ("b", "1", "2"))
+    alone = record("y", Progress(Step.DRAIN), ("a", "2", "3"))
+    (unit,) = units([group, alone], wanted(a="3", b="2"))
+    assert unit.instead == ({"a": "2", "b": "2"}, {"a": "1", "b": "1"})
+    assert {f"{key}" for key in unit.keys} == {"a/1", "a/2", "a/3", "b/1", "b/2"}
+    (unit,) = units([record("x", Progress(Step.DRAIN), ("a", "1", "2")), alone], wanted(a="3"))
+    assert unit.instead == ({"a": "2"},)
+
+
+def test_there_is_no_way_back_from_where_no_swap_has_led() -> None:
+    """The traffic of a model has gone elsewhere since: what the swap had replaced belongs to another time."""
+    group = record("x", Progress(Step.DRAIN), ("a", "1", "2"), ("b", "1", "2"))
+    (unit,) = units([group], wanted(a="3", b="2"))
+    assert unit.instead == ()
 
 
 def test_a_swap_whose_model_is_unknown_is_recovered_by_what_it_says() -> None:

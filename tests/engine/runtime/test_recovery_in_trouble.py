@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from changeover import SwapState
+from changeover import Drain, SwapState
 from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, open_rig, running, settle
@@ -95,6 +95,69 @@ async def test_a_group_that_goes_back_only_in_part_is_wanted_back_as_a_whole(aut
                 rig.add("b", version)
             await rig.engine.recovered()
             assert [rig.engine.is_active(model, "1") for model in "ab"] == [True, True]
+
+
+async def test_a_group_goes_back_past_a_younger_swap_of_one_of_its_models(autojump_clock: Any) -> None:
+    """Killed while the drains of both go on, a group never comes back as half of one swap and half of the other."""
+    async with open_world() as world:
+        async with engine_on(world.disk, world) as rig:
+            for model in "ab":
+                await rig.ready(model, "1")
+                rig.add(model, "2")
+            rig.add("a", "3")
+            leases = [rig.lease("a"), rig.lease("b")]
+            group = Outcome(rig.engine.swap_group, {"a": "2", "b": "2"}, drain=Drain(1_000.0))
+            async with running(group):
+                leases.append(rig.lease("a"))
+                async with running(Outcome(rig.engine.swap, "a", "3", drain=Drain(1_000.0))):
+                    disk = world.disk.after(len(world.disk.entries))
+                    for lease in leases:
+                        lease.release()
+        assert {model: row.version for model, row in disk.desired().items()} == {"a": "3", "b": "2"}
+        async with engine_on(disk, world) as rig:
+            for key in ("a/1", "a/2", "a/3", "b/1"):
+                rig.add(*key.split("/"))
+            rig.add("b", "2", load_error=Broken("rotten"))
+            report = await rig.engine.recovered()
+            assert (report.done[0].result, report.done[0].active) == ("undone", {"a": "1", "b": "1"})
+            await trio.sleep(100)
+            assert {model: row.version for model, row in disk.desired().items()} == {"a": "1", "b": "1"}
+            assert sorted(rig.cast.open()) == ["a/1", "b/1"]
+
+
+async def test_what_was_loaded_by_hand_does_not_tear_a_group_for_the_next_process(autojump_clock: Any) -> None:
+    """It serves meanwhile; but wanted is the whole of the old set, of which the other half could be had."""
+    async with open_world() as world:
+        disk = await a_group_is_killed(world, "drain")
+        async with engine_on(disk, world) as rig:
+            rig.add("a", "1", load_error=Broken("rotten"))
+            rig.add("a", "2")
+            rig.add("b", "1")
+            await rig.engine.load("a", "2")
+            rig.add("b", "2", load_error=Broken("rotten"))
+            report = await rig.engine.recovered()
+            await trio.sleep(100)
+            assert (report.done[0].result, report.done[0].active) == ("failed", {"a": "2", "b": "1"})
+            assert {model: row.version for model, row in disk.desired().items()} == {"a": "1", "b": "1"}
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 5.0])
+async def test_a_load_that_is_called_off_because_another_one_failed_is_wanted_still(
+    slow_s: float, autojump_clock: Any
+) -> None:
+    """Whether or not it came to its end in time: half of a group is not forgotten, and not wanted without the other."""
+    async with open_world() as world:
+        disk = await a_group_is_killed(world, "drain")
+        async with engine_on(disk, world) as rig:
+            for version in "12":
+                rig.add("a", version)
+                rig.takes(f"load a/{version}", slow_s)
+                rig.add("b", version, load_error=Broken("rotten"))
+                rig.takes(f"load b/{version}", 1.0)
+            assert (await rig.engine.recovered()).done[0].result == "failed"
+            await trio.sleep(100)
+            wanted = "2" if slow_s else "1"
+            assert {model: row.version for model, row in disk.desired().items()} == {"a": wanted, "b": wanted}
 
 
 async def test_a_name_with_a_plus_is_no_group(autojump_clock: Any) -> None:

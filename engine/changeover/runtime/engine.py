@@ -16,7 +16,7 @@ import trio
 from changeover.core.checks import count, describe, is_path, seconds
 from changeover.core.values import Drain, SwapState
 from changeover.errors import ChangeoverError, EngineClosed, EngineFailed, InvalidValue, WrongLoop
-from changeover.runtime import fork
+from changeover.runtime import fork, sites
 from changeover.runtime.base import Settings
 from changeover.runtime.calls import Engine
 from changeover.runtime.events import logger
@@ -93,9 +93,8 @@ class _Running(Engine):
         self._desires.flush()
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
-        with trio.move_on_after(self._settings.close_timeout_s):
-            if self.failure is None:
-                await self._wind_down()
+        if self.failure is None:
+            await self._wind_down()
         for version in self._versions.values():
             if version.loaded is not None:
                 version.post(DrainOrder(Drain(0)))  # whoever still waits for holders waits no longer
@@ -117,6 +116,13 @@ class _Running(Engine):
         self._bus.close()
 
     async def _wind_down(self) -> None:
+        """Do what can be done in `close_timeout_s`."""
+        with trio.move_on_after(self._settings.close_timeout_s) as in_time:
+            await self._end_all()
+        if sites.ON and in_time.cancelled_caught:
+            sites.sometimes("close-timeout-spent")
+
+    async def _end_all(self) -> None:
         """Turn round the swaps that can be, then empty every version; sagas past their pivot end with their drains."""
         turned = [saga for saga in self._slots.everybody() if isinstance(saga, Saga)]
         for saga in turned:

@@ -22,7 +22,7 @@ from changeover.core.store import Store
 from changeover.core.values import VersionKey, VersionSpec, WarmUpData
 from changeover.errors import LeaseRevoked, OverBudget, TooManyStuckLoads, VersionCrashed
 from changeover.plugin import Loader
-from changeover.runtime import loaders, memory
+from changeover.runtime import loaders, memory, sites
 from changeover.runtime.accounts import make_account
 from changeover.runtime.events import Bus
 from changeover.runtime.loaded import LoadedModel
@@ -114,6 +114,8 @@ class Host(Serving):
         job = self.jobs.get(spec.key)
         if job is not None:
             assert job.listener is None, f"two loads of {spec.key} at once"
+            if sites.ON:
+                sites.sometimes("stuck-load-adopted")
             job.listener = listener
             return job
         if len(self.stuck()) >= self._stuck_max:
@@ -269,6 +271,8 @@ class Host(Serving):
     def _ended(self, job: LoadJob, loaded: LoadedModel | None, error: BaseException | None) -> None:
         """Take what a load thread brings: hand it to who waits, or close it."""
         if job.listener is None:
+            if sites.ON:
+                sites.sometimes("stuck-load-came-back")
             self._bus.emit("load_stuck_ended", job.spec.key, after_s=self._ports.clock.now() - job.began_s)
         if loaded is None:
             self._hand_over(job, None, error)

@@ -17,6 +17,7 @@ from changeover.core.policy import Chore, Load, ModelPolicy, Record, Standing, S
 from changeover.core.snapshots import Event
 from changeover.core.values import Drain, SwapState, VersionKey, VersionState
 from changeover.errors import ChangeoverError
+from changeover.runtime import sites
 from changeover.runtime.actor import Actor
 from changeover.runtime.events import Bus, logger
 from changeover.runtime.orders import DrainOrder, LoadOrder
@@ -113,7 +114,9 @@ class Keeper(Actor[Message]):
     def put(self, event: Event) -> None:
         """Hear of an event; what it means for a policy is thought about in a turn of its own."""
         model = event.model
-        if model is None or event.kind not in _TOLD_OF or self._is_stopped:
+        if model is None or self._is_stopped:
+            return
+        if event.kind not in _TOLD_OF and not (sites.ON and sites.buggify("keeper-thinks-once-more")):
             return
         if self._world.registry.policy(model) is None:
             self._records.pop(model, None)

@@ -13,6 +13,7 @@ from changeover.core.plain import is_map
 from changeover.core.shift import Shift
 from changeover.core.values import Drain, SwapState, Timeouts, VersionKey
 from changeover.errors import InvalidValue, SwapInProgress, SwapNotAllowed
+from changeover.runtime import sites
 from changeover.runtime.base import SWAPS_KEPT
 from changeover.runtime.looking import Looking
 from changeover.runtime.saga import Saga
@@ -174,6 +175,8 @@ class Ordering(Looking):
             Swap(swap_id, pairs, drain, plan, timeouts, rollback_of, waits), self._swap_world, self._saga_supervisor
         )
         while len(self._ended_ids) >= SWAPS_KEPT:
+            self._forget_swap(next(iter(self._ended_ids)))
+        if sites.ON and self._ended_ids and sites.buggify("ended-swap-forgotten-early"):
             self._forget_swap(next(iter(self._ended_ids)))
         self._sagas[swap_id] = saga
         saga.ended.tell(lambda _error: self._ended_ids.update({swap_id: None}))

@@ -17,6 +17,7 @@ from changeover.core.messages import STREAMS, USES
 from changeover.core.snapshots import DrainOutcome
 from changeover.core.values import Drain, VersionSpec, WarmUpData
 from changeover.errors import ChangeoverError
+from changeover.runtime import sites
 from changeover.runtime.host import LoadJob
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.mailbox import Promise
@@ -202,6 +203,8 @@ class Limit:
             self._bounds_s.remove(self._own_bound_s)
             self.deadline_s = min([now + self.drain.grace_s, *self._bounds_s])  # from now: the loop may be late
             return "revoke"
+        if sites.ON and self.revoked:
+            sites.sometimes("grace-spent")
         self.is_spent, self.deadline_s = True, None
         return "quarantine"
 

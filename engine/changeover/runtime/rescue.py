@@ -19,6 +19,7 @@ from changeover.core.records import Entry, SwapRecord, SwapRow, shortened
 from changeover.core.recovery import Open, Unit, mismatch
 from changeover.core.values import Drain, SwapState, VersionKey
 from changeover.errors import AlreadyLoaded, ChangeoverError, EngineClosed, JournalFailed
+from changeover.runtime import sites
 from changeover.runtime.events import logger
 from changeover.runtime.history import History
 from changeover.runtime.mailbox import Promise, all_of
@@ -154,6 +155,8 @@ class Rescue:
         """Wait until every version is registered, as what it was."""
         told: tuple[str, ...] = ()
         while missing := self._missing():
+            if sites.ON:
+                sites.sometimes("recovery-waited-for-a-version")
             if missing != told:
                 logger.warning("%s waits to be recovered: %s", "+".join(self.models), "; ".join(missing))
                 told = missing
@@ -228,16 +231,24 @@ class Rescue:
         if not any(active.values()):
             return desires.as_found(self.models)
         if any(active[model] == version for model, version in self._versions.items()):
+            if sites.ON and any(active[model] != version for model, version in self._versions.items()):
+                sites.sometimes("half-of-a-group-wanted-as-a-whole")
             return desires.want(self._versions)
         return desires.want({model: version for model, version in active.items() if version is not None})
 
     def _result(self, chosen: Mapping[str, str] | None) -> Result:
         if chosen is None:
+            if sites.ON:
+                sites.sometimes("recovery-given-up-or-failed")
             return "given_up" if self._given_up else "failed"
         if not self.unit.swaps:
             return "restored"
         last = self.unit.swaps[-1]
         finished = last.end is SwapState.COMPLETED and not self._went_back(last, chosen)
+        if sites.ON and finished:
+            sites.sometimes("recovery-finished-a-swap")
+        if sites.ON and not finished:
+            sites.sometimes("recovery-undid-a-swap")
         return "finished" if finished else "undone"
 
     def _went_back(self, swap: Open, chosen: Mapping[str, str]) -> bool:

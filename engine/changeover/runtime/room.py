@@ -12,6 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from changeover.core.store import Store
+from changeover.runtime import sites
 
 
 @attrs.frozen(eq=False)
@@ -81,11 +82,19 @@ class Room:
             self._line.popleft()
             want.granted()
             return True
-        victims = self._store.victims(want.bytes(), last_used=self._last_used, is_leaving=self._is_leaving)
+        victims = self._victims(want.bytes())
+        if sites.ON and victims and sites.buggify("one-more-evicted"):
+            victims = self._victims(2 * want.bytes()) or victims
         if victims is None:
+            if sites.ON:
+                sites.sometimes("no-room-to-be-made")
             self._line.popleft()
             want.refused()
             return True
         for number in victims:
             self._evict(number)
         return False
+
+    def _victims(self, wanted: int) -> tuple[int, ...] | None:
+        """Return who has to go so that there is room for so many more bytes; None where nobody's going helps."""
+        return self._store.victims(wanted, last_used=self._last_used, is_leaving=self._is_leaving)

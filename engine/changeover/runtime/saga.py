@@ -19,21 +19,19 @@ from changeover.core.plan import Compensate, Done, Failed, Finish, Happening, Or
 from changeover.core.records import SwapRecord
 from changeover.core.values import SwapState, VersionKey
 from changeover.errors import JournalFailed, SwapNotAllowed, SwapNotDone
+from changeover.runtime import sites
 from changeover.runtime.events import logger
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import Promise
 from changeover.runtime.part import in_time
 from changeover.runtime.shifting import TurnRound
-from changeover.runtime.steps import Steps, settled
+from changeover.runtime.steps import Steps, backoff_s, mark_turn, settled
 from changeover.runtime.supervisor import ChildSpec, Supervisor
 from changeover.runtime.swap import Swap, SwapWorld
 from changeover.runtime.why import not_done
 
 COMPENSATION_TRIES = 4
 """How often a compensation is tried before it is reported as failed."""
-
-COMPENSATION_BACKOFF_S = 0.1
-"""The wait before the second try; it doubles with each."""
 
 T = TypeVar("T")
 Turn = Literal[SwapState.ROLLED_BACK, SwapState.CANCELLED, SwapState.SUPERSEDED]
@@ -162,6 +160,8 @@ class Saga:
         self._turned, self._why = end, why
         self._steps.hurried = end is SwapState.SUPERSEDED
         if by is not None:
+            if sites.ON:
+                sites.sometimes("swap-superseded")
             self._book.update(superseded_by=by)
         if self._begun:
             self._world.slots.take_back(self)
@@ -222,7 +222,10 @@ class Saga:
 
     async def _do(self, command: Run | Compensate) -> Happening:
         if isinstance(command, Run):
-            return await self._run_step(command.step)
+            happening = await self._run_step(command.step)
+            if sites.ON and isinstance(happening, Ordered):
+                mark_turn(command.step)
+            return happening
         with self._protected():
             return await self._compensate(command.step)
         raise AssertionError("nothing cancels this scope")
@@ -269,7 +272,11 @@ class Saga:
             await self._write_in_time(following, self._world.desires.want(to))
         except JournalFailed as error:
             if not self._progress.past_pivot:
+                if sites.ON:
+                    sites.sometimes("journal-failed-before-the-pivot")
                 raise
+            if sites.ON:
+                sites.sometimes("journal-failed-behind-the-pivot")
             self._cause = error
 
     async def _write_in_time(self, progress: Progress, desired: Mapping[str, bytes | None]) -> None:
@@ -298,7 +305,9 @@ class Saga:
         failure: Exception | None = None
         for attempt in range(COMPENSATION_TRIES):
             if attempt:
-                await self._world.ports.clock.sleep(COMPENSATION_BACKOFF_S * 2 ** (attempt - 1))
+                if sites.ON:
+                    sites.sometimes("compensation-tried-again")
+                await self._world.ports.clock.sleep(backoff_s(attempt))
             try:
                 await self._steps.back(step)()
             except Exception as error:  # noqa: BLE001 - it is tried again, then reported
@@ -306,6 +315,8 @@ class Saga:
             else:
                 self._book.note_undone(step, None, None)
                 return Undone()
+        if sites.ON:
+            sites.sometimes("compensation-given-up")
         self._failures.append(self._book.note_undone(step, failure, self._cause))
         return Undone(ok=False)
 

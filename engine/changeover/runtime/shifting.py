@@ -12,6 +12,7 @@ import trio
 from changeover.core import ramp
 from changeover.core.operations import ShadowReport, Verdict
 from changeover.core.values import VersionKey
+from changeover.runtime import sites
 from changeover.runtime.swap import Pair, Swap, SwapWorld
 from changeover.runtime.watch import Watch
 
@@ -133,6 +134,8 @@ class Shifting:
 
     def end(self) -> None:
         """Count no more, either."""
+        if sites.ON and self.shadow is not None and self.shadow.skipped:
+            sites.sometimes("shadow-copies-dropped")
         for watch in self._watches:
             watch.end()
 
@@ -152,6 +155,9 @@ class Shifting:
         self._doubtful = False
         for watch in self._watches:
             watch.measure()
+            if sites.ON and self._plan.guard is not None and sites.buggify("guard-judges-one-look-later"):
+                self._doubtful = True  # as where too few requests have ended: the ramp does not rise meanwhile
+                continue
             judged = watch.judge(now, hurry=hurry)
             self._doubtful |= judged is not None and judged.mark == "doubtful"
             if judged is not None and judged.mark == "worse":
@@ -164,6 +170,8 @@ class Shifting:
 
     def _trip(self, new: VersionKey, verdict: Verdict) -> None:
         """Move the traffic back at once, then say why."""
+        if sites.ON:
+            sites.sometimes("guard-tripped")
         self.verdict = verdict
         if all(self._world.router.takes_requests(watch.pair.old) for watch in self._watches):
             self.back()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from changeover.core.values import VersionKey
+from changeover.runtime import sites
 
 WAITING_MAX = 100
 """So many swaps of one model wait at most."""
@@ -68,6 +69,8 @@ class Slots:
     def enter(self, swap: Contender) -> None:
         """Give the swap its slots, or let it wait at the end of the line."""
         if any(map(self.is_busy, swap.models)):
+            if sites.ON:
+                sites.sometimes("swap-waited-in-line")
             self._line.append(swap)
         else:
             self._take(swap)

@@ -15,11 +15,15 @@ from changeover.core.plan import Step
 from changeover.core.snapshots import DrainOutcome
 from changeover.core.values import Drain, VersionKey
 from changeover.errors import AlreadyLoaded, SwapNotAllowed
+from changeover.runtime import sites
 from changeover.runtime.logbook import Logbook
 from changeover.runtime.mailbox import all_of
 from changeover.runtime.part import Part, in_time
 from changeover.runtime.shifting import Shifting, TurnRound
 from changeover.runtime.swap import Swap, SwapWorld
+
+COMPENSATION_BACKOFF_S = 0.1
+"""The wait before the second try of a compensation; it doubles with each."""
 
 HURRIED_DRAIN_S = 1.0
 """How long a version that was superseded is waited for before quarantine: the newer order is waiting, too."""
@@ -131,6 +135,8 @@ class Steps:
         """Empty the old versions; True where all stay behind in quarantine, or somebody wants them back."""
         router = self._world.router
         lost = [pair for pair in self.swap.pairs if router.active(pair.model) != pair.new.version]
+        if sites.ON and lost:
+            sites.sometimes("version-lost-at-the-pivot")
         if lost:  # it went while its pivot was being written down, and another version has its traffic
             raise TurnRound(" and ".join(f"{pair.new} stopped taking requests at its pivot" for pair in lost))
         self._leave()
@@ -250,3 +256,25 @@ def settled(swap: Swap, active: Callable[[str], str | None]) -> Swap:
         attrs.evolve(pair, old=VersionKey(pair.model, active(pair.model) or pair.old.version)) for pair in swap.pairs
     ]
     return attrs.evolve(swap, pairs=tuple(pairs))
+
+
+def backoff_s(attempt: int) -> float:
+    """Return the wait before a compensation is tried again, where `attempt` tries have failed."""
+    if sites.ON and sites.buggify("compensation-tried-again-at-once"):
+        return 0.0
+    wait_s: float = COMPENSATION_BACKOFF_S * 2 ** (attempt - 1)
+    return wait_s
+
+
+def mark_turn(step: Step) -> None:
+    """Tell a simulator in which step a swap was turned round."""
+    if sites.ON and step is Step.VALIDATE:
+        sites.sometimes("swap-turned-in-validate")
+    if sites.ON and step is Step.LOAD:
+        sites.sometimes("swap-turned-in-load")
+    if sites.ON and step is Step.WARM:
+        sites.sometimes("swap-turned-in-warm")
+    if sites.ON and step is Step.SHIFT:
+        sites.sometimes("swap-turned-in-shift")
+    if sites.ON and step is Step.DRAIN:
+        sites.sometimes("swap-turned-in-drain")

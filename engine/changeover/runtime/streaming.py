@@ -17,6 +17,7 @@ from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
 from changeover.errors import ChangeoverError, LeaseRevoked, PredictFailed, ReferenceNotHeld
+from changeover.runtime import sites
 from changeover.runtime.inference import Asking, not_admitted
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.worker import Request
@@ -180,6 +181,8 @@ class Stream(Asking):
         """Have the next pull say that the drain was out of time, and one that is waited for at once; any thread."""
         if self._run is not run:
             return  # it has gone on to another version, or come to its end
+        if sites.ON:
+            sites.sometimes("stream-revoked")
         run.revoke()
         request = self._pulled
         if request is not None:

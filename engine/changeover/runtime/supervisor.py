@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
+from changeover.runtime import sites
 from changeover.runtime.ports import Ports
 
 
@@ -135,6 +136,8 @@ class Supervisor:
                 child.scope = trio.CancelScope()
                 with child.scope:
                     await self._ports.clock.sleep(delay_s)
+                if sites.ON and child.scope.cancelled_caught:
+                    sites.sometimes("restart-delay-cut-short")
                 child.scope = trio.CancelScope()
         finally:
             del self._children[child.spec.name]
@@ -151,5 +154,9 @@ class Supervisor:
         crashes.append(now)
         crashes[:] = [at for at in crashes if at > now - policy.within_s]
         delay_s = policy.delay_s(crashes, self._ports.random.random())
+        if sites.ON and delay_s is not None and sites.buggify("restart-at-once"):
+            delay_s = 0.0
+        if sites.ON and delay_s is not None and sites.buggify("restart-as-late-as-may-be"):
+            delay_s = policy.delay_s(crashes, 1.0)
         self.restarts += delay_s is not None
         return delay_s

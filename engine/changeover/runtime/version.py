@@ -6,12 +6,15 @@ and waits for its promises. No handler waits. It never closes a model that is he
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from changeover.core import lifecycle
 from changeover.core.lifecycle import Action, Event
 from changeover.errors import ChangeoverError, EngineClosed, VersionCrashed
-from changeover.runtime import why
+from changeover.plugin import FatalModelError
+from changeover.runtime import sites, why
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.orders import (
     CalledOff,
@@ -35,6 +38,8 @@ class Version(Drains):
     def post(self, message: Message) -> None:
         """Put a message into the mailbox; a drain of what only waits for its restart calls the restart off."""
         if isinstance(message, DrainOrder) and self._awaits_restart:
+            if sites.ON:
+                sites.sometimes("restart-called-off")
             self._in_service = False
             message.settle()
         else:
@@ -157,12 +162,14 @@ class Version(Drains):
     def _open(self, loaded: LoadedModel) -> None:
         self._in_service = True
         self.is_evicted = loaded.is_leaving = False
-        loaded.on_fatal = lambda error: self.post_soon(Happened(Event.CRASHED, loaded, error=error))
+        loaded.on_fatal = partial(self._post_crash, loaded)
         loaded.on_evict = lambda: self.post(Evict(loaded))
         loaded.account.reopen()
         self._settle_drain("given_back")
         draining, self._draining = self._draining, None
         if draining is not None:
+            if sites.ON:
+                sites.sometimes("drain-given-back")
             loaded.account.unwatch(draining.on_zero)
             draining.end(why.drain_called_off(self.key))
         elif not loaded.inline and self._nursery is not None and self._served is not loaded:
@@ -173,6 +180,13 @@ class Version(Drains):
         self._world.host.room.look()  # what was leaving may have come back
 
     # --- crashing and stopping ---
+
+    def _post_crash(self, loaded: LoadedModel, error: FatalModelError) -> None:
+        """Report, from any thread, that a model is beyond use; several threads may find that out at once."""
+        report = Happened(Event.CRASHED, loaded, error=error)
+        self.post_soon(report)
+        if sites.ON and sites.buggify("crash-told-twice"):
+            self.post_soon(report)
 
     def _is_wanted(self) -> bool:
         return self._in_service
@@ -218,3 +232,5 @@ class Version(Drains):
     def _crashed(self, error: Exception, delay_s: float | None) -> None:
         self._world.bus.emit("version_restarting", self.key, error=str(why.crashed(self.key, error)), delay_s=delay_s)
         self._in_service = delay_s is not None
+        if sites.ON and delay_s is None:
+            sites.sometimes("restarts-given-up")

@@ -10,7 +10,7 @@ from functools import partial
 from changeover.core import lifecycle
 from changeover.core.lifecycle import Event
 from changeover.core.values import VersionState
-from changeover.runtime import why
+from changeover.runtime import sites, why
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.orders import Draining, DrainOrder, DropOrder, Evict, Happened, LoadOrder, Result
 from changeover.runtime.version_loads import Loads
@@ -28,6 +28,8 @@ class Drains(Loads):
         if self._draining is None:
             self._on_drain_of_unloaded(order)
             return
+        if sites.ON and self._draining.orders:
+            sites.sometimes("drain-joined")
         if self.state is VersionState.QUARANTINED and self.loaded is not None and self.loaded.account.held:
             if order.drain.then == "cancel":
                 self._world.host.revoke(self.loaded)
@@ -63,6 +65,8 @@ class Drains(Loads):
         loads = [later for later in self._later if isinstance(later, LoadOrder)]
         for load in loads if order.calls_off_load else []:
             self._later.remove(load)
+            if sites.ON:
+                sites.sometimes("load-behind-a-close-overtaken")
             load.fail(why.load_ended(self.key))
 
     def _on_evict(self, order: Evict) -> None:
@@ -98,6 +102,8 @@ class Drains(Loads):
         assert draining is not None and loaded is not None  # noqa: PT018 - one fact: a drain is of a model
         verdict = draining.expire(loaded.account.kinds(), self._ports.clock.now())
         if verdict == "give back":
+            if sites.ON:
+                sites.sometimes("drain-out-of-time-given-back")
             self._step(Event.GIVE_BACK)
         elif verdict == "quarantine":
             self._step(Event.DEADLINE)
@@ -106,6 +112,8 @@ class Drains(Loads):
             self._world.host.room.look()
         else:
             if verdict:
+                if sites.ON:
+                    sites.sometimes("holders-revoked")
                 self._world.host.revoke(loaded, verdict)
             self._ring_at_deadline(draining)
 
@@ -114,6 +122,8 @@ class Drains(Loads):
             # The zero was one of before the gate was shut, told late by a thread that had others to tell.
             self.loaded.account.watch(self._draining.on_zero)
         else:
+            if sites.ON and self.state is VersionState.QUARANTINED:
+                sites.sometimes("quarantine-ended")
             self._settle_drain("drained")
             self._step(Event.ZERO)
 
@@ -140,6 +150,8 @@ class Drains(Loads):
         loaded.account.watch(draining.on_zero)
 
     def _park(self, loaded: LoadedModel) -> None:
+        if sites.ON:
+            sites.sometimes("version-evicted")
         self._in_service, self.is_evicted = False, True
         self._world.park(loaded)
         loaded.account.shut()

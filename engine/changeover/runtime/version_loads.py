@@ -13,7 +13,7 @@ from changeover.core import lifecycle
 from changeover.core.lifecycle import Action, Event
 from changeover.core.values import VersionKey, VersionSpec, VersionState
 from changeover.errors import ChangeoverError, OverBudget, SourceUnavailable, TooManyStuckLoads
-from changeover.runtime import why
+from changeover.runtime import sites, why
 from changeover.runtime.actor import Actor
 from changeover.runtime.loaded import LoadedModel
 from changeover.runtime.orders import Draining, DrainOrder, Happened, Late, Loading, LoadOrder, Message, WarmOrder
@@ -77,10 +77,14 @@ class Loads(Actor[Message]):
         if self.state is VersionState.UNLOADING:
             self._later.append(order)
         elif self._loading is not None:
+            if sites.ON:
+                sites.sometimes("load-joined")
             self._loading.orders.append(order)
             if self.state is VersionState.WARMING:
                 order.loaded.settle(None)
         else:
+            if sites.ON and self.is_evicted:
+                sites.sometimes("evicted-version-reloaded")
             order.began = True
             self._loading = Loading([order])
             self.error = None
@@ -129,6 +133,8 @@ class Loads(Actor[Message]):
         self._in_service = False  # the supervisor does not want it back either
         error = why.load_ended(self.key)
         if self._loading is not None and lifecycle.knows(self.state, Event.LOAD_CANCELLED):
+            if sites.ON:
+                sites.sometimes("load-called-off")
             self.error = error
             self._step(Event.LOAD_CANCELLED)
             self._end_loading(error)
@@ -164,6 +170,8 @@ class Loads(Actor[Message]):
         delay_s = backoff.delay_s([0.0] * loading.tries, self._ports.random.random())
         if delay_s is None:
             return False
+        if sites.ON and sites.buggify("load-retried-at-once"):
+            delay_s = 0.0
         self._world.bus.emit("load_retrying", self.key, error=str(error), attempt=loading.tries, delay_s=delay_s)
         loading.timer = trio.CancelScope()
         self._post_later(delay_s, loading.timer, Happened(Event.LOAD_RETRIED, loading))
@@ -188,4 +196,6 @@ class Loads(Actor[Message]):
         loading.timer.cancel()
         loading.end(error)
         if error is not None and self._in_service:
+            if sites.ON:
+                sites.sometimes("restart-failed")
             raise error

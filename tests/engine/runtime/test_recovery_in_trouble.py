@@ -97,7 +97,8 @@ async def test_a_group_that_goes_back_only_in_part_is_wanted_back_as_a_whole(aut
             assert [rig.engine.is_active(model, "1") for model in "ab"] == [True, True]
 
 
-async def test_a_group_goes_back_past_a_younger_swap_of_one_of_its_models(autojump_clock: Any) -> None:
+@pytest.mark.parametrize("slow_s", [0.0, 5.0])
+async def test_a_group_goes_back_past_a_younger_swap_of_one_of_its_models(slow_s: float, autojump_clock: Any) -> None:
     """Killed while the drains of both go on, a group never comes back as half of one swap and half of the other."""
     async with open_world() as world:
         async with engine_on(world.disk, world) as rig:
@@ -117,6 +118,7 @@ async def test_a_group_goes_back_past_a_younger_swap_of_one_of_its_models(autoju
         async with engine_on(disk, world) as rig:
             for key in ("a/1", "a/2", "a/3", "b/1"):
                 rig.add(*key.split("/"))
+                rig.takes(f"load {key}", slow_s)
             rig.add("b", "2", load_error=Broken("rotten"))
             report = await rig.engine.recovered()
             assert (report.done[0].result, report.done[0].active) == ("undone", {"a": "1", "b": "1"})

@@ -309,7 +309,7 @@ class Chunks:
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Reply:
-        """Return the next chunk; cancelled, the stream has ended.
+        """Return the next chunk; cancelled while it was being made, the stream has ended, and before that it goes on.
 
         Raises `PredictFailed`, `VersionCrashed` and `LeaseRevoked`.
         """

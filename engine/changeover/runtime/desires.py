@@ -169,6 +169,8 @@ class Desires:
     # --- inside ---
 
     def _has_changed(self, model: str) -> bool:
+        if self._router.refusal is not None:
+            return False  # the engine is being closed: that nobody is active any more is not what anybody wants
         active, wanted = self._router.active(model), self.versions.get(model)
         if active is None and wanted is not None and self._state(VersionKey(model, wanted)) is VersionState.FAILED:
             return False  # what has crashed is wanted still: another process may have more luck with it

@@ -33,6 +33,8 @@ class Logbook:
         self.operation = _operation(swap, ports.clock.wall())
         self._news = [pair.new for pair in swap.pairs]
         self._drain, self._timeouts = swap.drain, swap.timeouts
+        self.is_written = False
+        """Whether a boundary was ordered to be written: else no other process can know of the swap."""
         self._ports = ports
         self._bus = bus
         self._journal = journal
@@ -95,6 +97,7 @@ class Logbook:
         Cancelled, it is kept all the same, or not at all.
         """
         written: Promise[None] = Promise()
+        self.is_written = True
         entry = Entry((self._row(progress, end),), desired)
         self._journal.write(entry, lambda error: written.settle(None) if error is None else written.fail(error))
         await written.wait()

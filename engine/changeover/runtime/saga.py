@@ -322,6 +322,8 @@ class Saga:
 
     async def _write_undo(self, step: Step) -> None:
         """Write down that a step is being undone; where that fails it is undone all the same: so would a recovery."""
+        if not self._book.is_written:
+            return  # it has done nothing yet
         past = plan.ORDER.index(step) >= plan.ORDER.index(plan.PIVOT)
         desires = self._world.desires
         desired = desires.want({pair.model: pair.old.version for pair in self.swap.pairs} if past else {})

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from changeover import Shift, SwapOperation, SwapState
-from changeover.errors import InvalidValue, NotReady, SwapInProgress, SwapNotAllowed
+from changeover.errors import InvalidValue, NotReady, SwapFailed, SwapInProgress, SwapNotAllowed
 from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken, Cast
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
@@ -249,6 +249,40 @@ async def test_an_engine_that_is_closed_while_it_recovers_leaves_everything_to_t
 
 
 # --- what is remembered ---------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_is_closed_before_a_pivot_keeps_its_models(autojump_clock: Any) -> None:
+    """Its swap is undone while nobody has traffic any more; that says nothing about what the next engine shall serve."""
+    async with open_world() as world:
+        world.durations["load m/2"] = 5.0
+        async with engine_on(world.disk, world) as rig:
+            await rig.ready()
+            rig.add(version="2")
+            rig.engine.start_swap("m", "2")
+            await trio.sleep(1.0)
+        assert world.disk.desired()["m"].version == "1", world.disk.lines()
+        async with engine_on(world.disk, world) as rig:
+            rig.add(version="1")
+            rig.add(version="2")
+            await rig.engine.recovered()
+            assert rig.engine.is_active("m", "1")
+
+
+async def test_a_swap_that_has_done_nothing_leaves_nothing_to_recover(autojump_clock: Any) -> None:
+    """One that fails as its turn comes is in the history only: a process that is killed then has not begun it."""
+    async with open_world() as world, engine_on(world.disk, world) as rig:
+        await rig.ready()
+        rig.add(version="2")
+        rig.add(version="3")
+        rig.takes("load m/2", 1.0)
+        first = Outcome(rig.engine.swap, "m", "2")
+        second = Outcome(rig.engine.swap, "m", "3", from_="1", on_busy="queue")
+        async with running(first, second):
+            pass
+        assert first.value.state is SwapState.COMPLETED
+        assert isinstance(second.error, SwapFailed)
+        assert any(line.startswith("failed") for line in world.disk.lines()), world.disk.lines()
+        assert "undo validate" not in world.disk.lines(), world.disk.lines()
 
 
 async def test_history_outlives_the_process(autojump_clock: Any) -> None:

@@ -190,7 +190,7 @@ async def test_a_swap_whose_old_version_is_not_active_any_more_does_not_happen(
             await rig.engine.infer("m", {"poison": 1})
     assert isinstance(swap.error, SwapFailed)
     assert isinstance(swap.error.__cause__, SwapNotAllowed)
-    assert (journal.lines(), rig.cast.of("m", "2")) == (["undo validate", "failed"], [])
+    assert (journal.lines(), rig.cast.of("m", "2")) == (["failed"], [])
     assert await serving(rig) == "3"
 
 

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import trio
 
+from changeover import Engine
 from changeover.core.occupancy import Overlaps
+from changeover.plugin import Loader
 from changeover.runtime.ports import Ports, Served, TrioWake
 from changeover_sim.disk import VirtualDisk
 
@@ -158,6 +160,11 @@ class World:
         self.disk = VirtualDisk(self)
         """What journals are written to; it outlives the engines of this world."""
         self.ports = Ports(VirtualClock(), random.Random(seed), wake, self.threads, self.memory)
+
+    @staticmethod
+    def add_loader(engine: Engine, name: str, loader: type[Loader]) -> None:
+        """Give an engine a loader that is not installed; its `load` may `choose`: it runs in one step of a thread."""
+        engine._host.loaders.add(name, loader)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - a program has entry points for it
 
 
 @asynccontextmanager

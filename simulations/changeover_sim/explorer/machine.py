@@ -29,6 +29,11 @@ def chance(seed: int, stream: int, index: int = 0) -> random.Random:
     return random.Random((seed << 72) ^ (stream << 64) ^ index)
 
 
+def fresh_seed() -> int:
+    """Return a seed that nobody has seen."""
+    return random.SystemRandom().getrandbits(31)
+
+
 @contextmanager
 def borrowed_chance() -> Generator[None, None, None]:
     """Give the `random` module back as it was."""

@@ -252,7 +252,7 @@ async def test_an_engine_that_is_closed_while_it_recovers_leaves_everything_to_t
 
 
 async def test_an_engine_that_is_closed_before_a_pivot_keeps_its_models(autojump_clock: Any) -> None:
-    """Its swap is undone while nobody has traffic any more; that says nothing about what the next engine shall serve."""
+    """Its swap is undone while nobody has traffic any more: that says nothing of what the next engine shall serve."""
     async with open_world() as world:
         world.durations["load m/2"] = 5.0
         async with engine_on(world.disk, world) as rig:

@@ -387,13 +387,11 @@ class Saga:
         if self.holds_slot or not self._begun:
             return True
         router, slots = self._world.router, self._world.slots
-        return all(
-            slots.holder(pair.model) is None and router.active(pair.model) == pair.new.version
-            for pair in self.swap.pairs
-        )
+        ours = all(slots.holder(model) is None and slots.moved_by(model) == self.swap.id for model in self.models)
+        return ours and all(router.active(pair.model) == pair.new.version for pair in self.swap.pairs)
 
     def _give_up_slot(self) -> None:
-        self._world.slots.leave(self)
+        self._world.slots.leave(self, moved=self.swap.id if self._progress.past_pivot else None)
 
     def _now(self) -> float:
         return self._world.ports.clock.now()

@@ -49,10 +49,15 @@ class Slots:
         """Begin with every slot free."""
         self._holders: dict[str, Contender] = {}
         self._line: list[Contender] = []
+        self._moved_by: dict[str, str] = {}
 
     def holder(self, model: str) -> Contender | None:
         """Return the swap whose turn it is, or None."""
         return self._holders.get(model)
+
+    def moved_by(self, model: str) -> str | None:
+        """Return the id of the youngest swap of a model that has passed its pivot, also where it was undone since."""
+        return self._moved_by.get(model)
 
     def waiting(self, model: str) -> tuple[Contender, ...]:
         """Return the swaps of a model that wait, the next one first."""
@@ -82,11 +87,16 @@ class Slots:
         self._holders.update(dict.fromkeys(swap.models, swap))
         return True
 
-    def leave(self, swap: Contender) -> None:
-        """Free the slots, or leave the line; nothing happens where the swap is in neither."""
+    def leave(self, swap: Contender, *, moved: str | None = None) -> None:
+        """Free the slots, or leave the line; nothing happens where the swap is in neither.
+
+        `moved` is the id of a swap that has passed its pivot.
+        """
         for model in swap.models:
             if self._holders.get(model) is swap:
                 del self._holders[model]
+                if moved is not None:
+                    self._moved_by[model] = moved
         self._line = [other for other in self._line if other is not swap]
         self._go_on()
 

@@ -16,7 +16,7 @@ from changeover.core.checks import describe
 from changeover.core.ledger import Account
 from changeover.core.messages import RefId
 from changeover.core.snapshots import Reply
-from changeover.errors import ChangeoverError, LeaseRevoked, PredictFailed, ReferenceNotHeld
+from changeover.errors import ChangeoverError, LeaseRevoked, PredictFailed, Ran, ReferenceNotHeld
 from changeover.runtime import sites
 from changeover.runtime.inference import Asking, not_admitted
 from changeover.runtime.loaded import LoadedModel
@@ -202,8 +202,9 @@ class Stream(Asking):
     def _revoked(self, run: _Run) -> LeaseRevoked:
         key = run.loaded.key
         text = f"the stream of {key} was revoked: the drain of that version was out of time; ask for another"
-        began = self._pulled is not None or self._first_s is not None
-        return LeaseRevoked(text, model=key.model, version=key.version, ran="yes" if began else "no")
+        waits: Ran = "no" if self._pulled is None else "unknown"  # its thread may not have begun, and then never will
+        ran: Ran = waits if self._first_s is None else "yes"
+        return LeaseRevoked(text, model=key.model, version=key.version, ran=ran)
 
     def _failed(self, error: ChangeoverError) -> Request | None:
         """Let another version begin anew, where nothing was delivered yet and one may; else raise."""

@@ -136,6 +136,8 @@ class Swapping(Ordering):
             self._past(swap_id)
             await trio.lowlevel.checkpoint()
         operation = self._past(swap_id).operation
+        if not operation.state.ended:
+            self._check_open()  # it was closed before the swap could be finished or undone: the next engine does it
         if operation.state is SwapState.COMPLETED or anyhow:
             return operation
         raise not_done(operation, operation.error_message or operation.state.value)

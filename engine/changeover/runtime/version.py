@@ -205,7 +205,7 @@ class Version(Drains):
                 attempt.end(self.error)
         self._loading = self._draining = None
         for order in self._later:
-            order.fail(self._fate(order))
+            self._refuse(order)
         for warm_up in self._warming:
             warm_up.fail(self.error if stopped else why.warm_up_failed(self.key, self.error))
         self._later, self._warming = [], []
@@ -215,6 +215,8 @@ class Version(Drains):
         match message:
             case CalledOff():
                 message.done.settle(None)
+            case DropOrder() if self.error is not None and not isinstance(self.error, EngineClosed):
+                message.done.settle(None)  # nothing is loaded; who forgets it looks himself whether it comes back
             case LoadOrder() | DrainOrder() | WarmOrder() | DropOrder():
                 message.fail(self._fate(message))
             case Happened(loaded=LoadedModel() as loaded) if loaded.account.open:  # else the clean-up has retired it

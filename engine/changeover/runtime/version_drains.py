@@ -30,9 +30,9 @@ class Drains(Loads):
             return
         if sites.ON and self._draining.orders:
             sites.sometimes("drain-joined")
+        if self.state is VersionState.QUARANTINED and self.loaded is not None and order.drain.then == "cancel":
+            self._world.host.revoke(self.loaded)  # which may be the end of the last holder, if he was in the queue
         if self.state is VersionState.QUARANTINED and self.loaded is not None and self.loaded.account.held:
-            if order.drain.then == "cancel":
-                self._world.host.revoke(self.loaded)
             order.outcome.settle(self._draining.outcome("quarantined", self.loaded, self._ports.clock.now()))
             order.closed.fail(why.still_held(self.key))
             return

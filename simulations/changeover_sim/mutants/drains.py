@@ -152,4 +152,22 @@ MUTANTS: tuple[Mutant, ...] = (
         new="",
         says="the engine ends, and whoever waits for a thread that hangs is not told",
     ),
+    # --- found by the simulation in the engine as it was, and mended ---
+    Mutant(
+        name="unload-of-quarantine-does-not-see-whom-it-has-revoked",
+        promise=6,
+        scenario="drain-race",
+        module="changeover.runtime.version_drains",
+        old="            self._world.host.revoke(self.loaded)  # which may be the end of the last holder, if he was "
+        "in the queue\n"
+        "        if self.state is VersionState.QUARANTINED and self.loaded is not None and self.loaded.account.held:\n"
+        "            order.outcome",
+        new="            held = bool(self.loaded.account.held)\n"
+        "            self._world.host.revoke(self.loaded)\n"
+        "        else:\n"
+        "            held = self.loaded is not None and bool(self.loaded.account.held)\n"
+        "        if self.state is VersionState.QUARANTINED and self.loaded is not None and held:\n"
+        "            order.outcome",
+        says="who holds it is looked at before the last one is taken out of the queue: a quarantine of nobody is told",
+    ),
 )

@@ -110,10 +110,20 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="closing-the-engine-ends-its-recovery",
         promise=9,
-        scenario="shutdown-any-time",
+        scenario="crash-recovery",
         module="changeover.runtime.rescue",
         old="        if not self._is_stopped:\n",
         new="        if not self.ended.settled:\n",
         says="what is cut short is written down as failed, where the next engine would have brought it back",
+    ),
+    # --- found by the simulation in the engine as it was, and mended ---
+    Mutant(
+        name="closed-engine-forgets-whom-it-was-swapping",
+        promise=9,
+        scenario="shutdown-any-time",
+        module="changeover.runtime.desires",
+        old="        if self._router.refusal is not None:\n",
+        new="        if self._router is None:\n",
+        says="nobody is active in an engine that is being closed: a swap that it undoes writes down that nobody shall be",
     ),
 )

@@ -78,7 +78,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="only-the-last-order-outlives-a-close",
         promise=8,
-        scenario="everything",
+        scenario="eviction-pressure",
         module="changeover.runtime.version_drains",
         old="        for order in reversed(self._later):\n",
         new="        for order in reversed(self._later[-1:]):\n",

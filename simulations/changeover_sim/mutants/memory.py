@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="reloaded-version-stays-among-the-evicted",
         promise=5,
-        scenario="everything",
+        scenario="eviction-pressure",
         module="changeover.runtime.router",
         old="        self._open[loaded.key] = loaded.account\n        self._parked.pop(loaded.key, None)\n",
         new="        self._open[loaded.key] = loaded.account\n",

@@ -70,7 +70,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="stream-that-moved-keeps-what-failed",
         promise=3,
-        scenario="drain-race",
+        scenario="supervisor-storm",
         module="changeover.runtime.streaming",
         old=(
             "        standby, self._pinned = self._pinned, None  # not dismissed with the run that has failed\n"

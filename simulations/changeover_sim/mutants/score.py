@@ -56,8 +56,9 @@ class Sheet:
         return [self._trials[key] for key in sorted(self._trials)]
 
     def has(self, trial: Trial) -> bool:
-        """Return whether this one was run: the same mutant, patch, scenario, policy and seeds."""
-        return trial.key in self._trials
+        """Return whether this one was run to its end: the same mutant, patch, scenario, policy and seeds."""
+        had = self._trials.get(trial.key)
+        return had is not None and not failed([had])
 
     def add(self, trial: Trial, made_at: str) -> None:
         """Keep a trial, and write all down; a process that is killed meanwhile leaves the file as it was."""

@@ -63,8 +63,9 @@ MUTANTS: tuple[Mutant, ...] = (
         promise=4,
         scenario="swap-storm",
         module="changeover.runtime.saga",
-        old="            slots.holder(pair.model) is None and router.active(pair.model) == pair.new.version\n",
-        new="            router.active(pair.model) == pair.new.version\n",
+        old="        ours = all(slots.holder(model) is None and slots.moved_by(model) == self.swap.id for model "
+        "in self.models)\n",
+        new="        ours = slots is not None\n",
         says="whoever wants to turn round looks at the traffic and not at the slot: two swaps move it, one each way",
     ),
     Mutant(
@@ -139,5 +140,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "        return Ramp(ramp.stages, max(0, ramp.index - 1), 0.0, ended)\n"
         "    if not enough or held.rest_s > 0:\n",
         says="in doubt the share falls instead of standing still: sessions go back, and nobody has rolled back",
+    ),
+    # --- found by the simulation in the engine as it was, and mended ---
+    Mutant(
+        name="old-drain-takes-what-a-younger-swap-has-brought-back",
+        promise=4,
+        scenario="swap-storm",
+        module="changeover.runtime.saga",
+        old="slots.holder(model) is None and slots.moved_by(model) == self.swap.id for model",
+        new="slots.holder(model) is None for model",
+        says="the version is active again, by two younger swaps: an old one whose drain is out of time turns round",
     ),
 )

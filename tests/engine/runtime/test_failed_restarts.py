@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 
 from changeover import Drain, VersionKey
-from changeover.errors import LoadFailed, VersionCrashed, VersionNotLoaded, WarmUpFailed
-from changeover.runtime.orders import DrainOrder, Happened, WarmOrder
+from changeover.errors import LoadFailed, VersionCrashed, VersionInUse, VersionNotLoaded, WarmUpFailed
+from changeover.runtime.orders import DrainOrder, DropOrder, Happened, WarmOrder
 from tests.support.models import Broken
 from tests.support.rig import Outcome, Rig, running, until
 
@@ -30,7 +31,7 @@ async def restarting(rig: Rig) -> Outcome:
     return Outcome(rig.engine.load, "m", "1")
 
 
-def post_behind_the_next_report(rig: Rig, order: DrainOrder | WarmOrder) -> None:
+def post_behind_the_next_report(rig: Rig, order: DrainOrder | WarmOrder | DropOrder) -> None:
     """Have an order come behind the next report of a load or a close, before the version has read that."""
     version = rig.engine._versions[VersionKey("m", "1")]
     post = version.post
@@ -78,3 +79,24 @@ async def test_an_order_in_the_moment_in_which_a_restart_fails_hears_that_nothin
         with pytest.raises(VersionNotLoaded):
             await (order.closed if isinstance(order, DrainOrder) else order.done).wait()
     assert isinstance(joined.error, LoadFailed)
+
+
+@pytest.mark.parametrize("moment", ["load", "close"])
+async def test_a_version_is_forgotten_in_the_moment_in_which_its_restart_fails(
+    rig: Rig, moment: str, autojump_clock: Any
+) -> None:
+    """Who forgets it does not hear why its restart failed; at most that the next one has begun already."""
+    joined, gate, order = await restarting(rig), trio.Event(), DropOrder()
+    if moment == "load":
+        rig.script().load_error = Broken("rotten")
+    rig.takes("close m/1", gate)
+    async with running(joined):
+        if moment == "close":
+            await until(lambda: state(rig) == "unloading")
+        post_behind_the_next_report(rig, order)
+        gate.set()
+        with suppress(VersionInUse):
+            await order.done.wait()
+    assert isinstance(joined.error, LoadFailed)
+    await trio.sleep(100)
+    await rig.engine.unregister("m", "1")

@@ -70,6 +70,19 @@ async def test_a_stream_of_a_model_without_streams_moves_as_well(rig: Rig, autoj
     assert ([reply.version for reply in chunk], seen(rig, "2")) == (["1"], [])
 
 
+async def test_a_stream_whose_first_chunk_is_awaited_does_not_know_whether_it_ran(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    """Its thread was told to pull, and has perhaps not begun when the drain is out of time."""
+    await two(rig, chunks=counting, execution="worker")
+    rig.takes("stream m/2", 5.0)
+    outcome = Outcome(rig.engine.unload, "m", "2", drain=CANCEL)
+    async with rig.engine.infer_stream("m", {}, version="2") as chunks, running(outcome):
+        with pytest.raises(LeaseRevoked) as caught:
+            await anext(chunks)
+    assert caught.value.ran == "unknown"
+
+
 async def test_a_stream_that_was_not_begun_when_its_drain_was_out_of_time_moves(rig: Rig, autojump_clock: Any) -> None:
     """It goes where the traffic went; one that had begun is over."""
     await two(rig, chunks=counting)

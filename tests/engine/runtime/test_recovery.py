@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from changeover import Shift, SwapOperation, SwapState
-from changeover.errors import InvalidValue, NotReady, SwapFailed, SwapInProgress, SwapNotAllowed
+from changeover.errors import EngineClosed, InvalidValue, NotReady, SwapFailed, SwapInProgress, SwapNotAllowed
 from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken, Cast
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
@@ -283,6 +283,19 @@ async def test_a_swap_that_has_done_nothing_leaves_nothing_to_recover(autojump_c
         assert isinstance(second.error, SwapFailed)
         assert any(line.startswith("failed") for line in world.disk.lines()), world.disk.lines()
         assert "undo validate" not in world.disk.lines(), world.disk.lines()
+
+
+async def test_who_waits_for_a_swap_that_is_not_recovered_hears_of_the_close(autojump_clock: Any) -> None:
+    """It has not failed: the next engine finishes or undoes it."""
+    async with open_world() as first:
+        recorded = await a_swap_is_recorded(first)
+    async with open_world() as world:
+        disk = recorded.after(3, world)
+        async with engine_on(disk, world) as rig:
+            operation = the_swap(rig)
+            assert operation.state is SwapState.RECOVERING
+        with pytest.raises(EngineClosed):
+            await rig.engine.wait_for_swap(operation.id)
 
 
 async def test_history_outlives_the_process(autojump_clock: Any) -> None:

@@ -399,3 +399,22 @@ async def test_an_engine_that_is_closed_starts_no_swap(autojump_clock: Any) -> N
     with pytest.raises(ChangeoverError):
         rig.engine.start_swap("m", "1")
     assert rig.engine.swap_status(operation.id).state is SwapState.COMPLETED
+
+
+async def test_a_drain_gives_nothing_back_that_younger_swaps_have_moved_there_and_back(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    """Its version has the traffic again, by a younger swap: the old drain that is out of time does not take it."""
+    for version in "123":
+        rig.add("m", version)
+    await rig.engine.load("m", "3")
+    held = rig.lease()
+    oldest = Outcome(rig.engine.swap, "m", "1", drain=Drain(5.0, "rollback"))
+    async with running(oldest):
+        await rig.engine.swap("m", "2")
+        youngest = await rig.engine.swap("m", "1")
+        assert youngest.state is SwapState.COMPLETED
+        await trio.sleep(10.0)
+        assert rig.engine.is_active("m", "1")
+        held.release()
+    assert oldest.value.state is SwapState.COMPLETED

@@ -429,6 +429,28 @@ async def test_an_unload_while_the_model_is_closed_joins_that(rig: Rig, autojump
     assert [unload.value.result for unload in unloads] == ["drained", "drained"]
 
 
+async def test_an_unload_that_takes_the_last_holder_out_of_quarantine_has_drained_it(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    """The only holder waits in the queue and is revoked: the unload tells of the close, and not of a quarantine."""
+    await rig.ready(execution="worker")
+    rig.takes("worker m/1 0", 20.0)
+    asked = [Outcome(rig.engine.infer, "m", {}) for _ in range(2)]
+    async with running(*asked):
+        first = Outcome(rig.engine.unload, "m", "1", force=True, drain=Drain(0.5))
+        async with running(first):
+            pass
+        assert first.value.result == "quarantined"
+        rig.engine._host.living()[0].lane.halt()  # whoever is in the queue stays there
+        await trio.sleep(20.0)
+        (holder,) = rig.engine.who_holds("m", "1")
+        second = Outcome(rig.engine.unload, "m", "1", force=True, drain=Drain(0.5, "cancel", 0.5))
+        async with running(second):
+            pass
+    assert (second.value.result, second.value.holders) == ("drained", ()), (second.value, holder)
+    assert not rig.engine.is_loaded("m", "1")
+
+
 async def test_an_unload_of_a_quarantined_version_tells_who_holds_it(rig: Rig, autojump_clock: Any) -> None:
     """It does not wait: nothing more can be done before the last holder leaves."""
     await rig.ready()

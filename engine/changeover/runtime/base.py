@@ -346,6 +346,11 @@ class EngineBase:
         """Return whether no swap decides about the traffic of a model, and the engine runs as it should."""
         return self._slots.holder(model) is None and self._version_supervisor.is_running
 
+    def _is_on_trial(self, key: VersionKey) -> bool:
+        """Return whether a version is the new one of a swap that has the slot of its model."""
+        busy = self._slots.holder(key.model)
+        return busy is not None and key in busy.news
+
     def _is_swapped(self, key: VersionKey) -> bool:
         """Return whether a version takes part in a swap that has the slot of its model."""
         busy = self._slots.holder(key.model)

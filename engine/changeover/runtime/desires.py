@@ -129,6 +129,10 @@ class Desires:
                 self.versions[model] = version
         return {model: self._record(model, version) for model, version in to.items()}
 
+    def news_of(self, active: Mapping[str, str]) -> dict[str, str]:
+        """Return those of some active versions that are not wanted yet: they came while another swap had the slot."""
+        return {model: version for model, version in active.items() if self.versions.get(model) != version}
+
     def as_found(self, models: Iterable[str]) -> Mapping[str, bytes | None]:
         """Return what an entry has to say so that whoever is active now is wanted; where nobody is, as before."""
         active = {model: self._router.active(model) for model in models}
@@ -144,10 +148,19 @@ class Desires:
             if self._is_settled(model) and self._has_changed(model):
                 self._write({model: self._router.active(model)})
 
-    def flush(self) -> None:
-        """Try once more to write what is owed: the engine is about to be closed."""
-        if self.journal.owes():
-            self._write({})
+    def flush(self, is_on_trial: Callable[[VersionKey], bool]) -> None:
+        """Write what is owed, and who is active though a swap decides about that: the engine is about to be closed.
+
+        Behind the close nobody is active any more. A version on trial has come to nothing then.
+        """
+        active = {model: self._router.active(model) for model in self._router.snapshot.routes}
+        news = {
+            model: version
+            for model, version in active.items()
+            if version not in (None, self.versions.get(model)) and not is_on_trial(VersionKey(model, version))
+        }
+        if news or self.journal.owes():
+            self._write(news)
 
     # --- a reader of events ---
 

@@ -90,7 +90,7 @@ class _Running(Engine):
             return
         self._keeper.stop()  # first: nothing is loaded or swapped any more that nobody ordered
         self._recovery.stop()
-        self._desires.flush()
+        self._desires.flush(self._is_on_trial)
         if self.failure is None:
             self._router.refuse(EngineClosed("the engine is closed; use it inside its `async with` block"))
         if self.failure is None:

@@ -267,9 +267,10 @@ class Saga:
     async def _cross(self, step: Step, following: Progress) -> None:
         """Write a boundary down; past the pivot the swap goes on even where that fails."""
         to = {pair.model: pair.new.version for pair in self.swap.pairs} if step is plan.PIVOT else {}
+        olds = {} if self._book.is_written else {pair.model: pair.old.version for pair in self.swap.pairs}
         self._is_crossing = following.step is plan.NO_RETURN
         try:
-            await self._write_in_time(following, self._world.desires.want(to))
+            await self._write_in_time(following, self._world.desires.want(to | self._world.desires.news_of(olds)))
         except JournalFailed as error:
             if not self._progress.past_pivot:
                 if sites.ON:

@@ -12,8 +12,8 @@ MUTANTS: tuple[Mutant, ...] = (
         promise=4,
         scenario="crash-recovery",
         module="changeover.runtime.saga",
-        old="            await self._write_in_time(following, self._world.desires.want(to))\n",
-        new="            await self._write_in_time(self._progress, self._world.desires.want(to))\n",
+        old="            await self._write_in_time(following, self._world.desires.want(to",
+        new="            await self._write_in_time(self._progress, self._world.desires.want(to",
         says="the journal names the step that is done and not the one that begins: a drain is found as a shift",
     ),
     Mutant(
@@ -30,8 +30,8 @@ MUTANTS: tuple[Mutant, ...] = (
         promise=9,
         scenario="crash-recovery",
         module="changeover.runtime.saga",
-        old="if step is plan.PIVOT else {}\n        self._is_crossing",
-        new="if following.step is plan.NO_RETURN else {}\n        self._is_crossing",
+        old="if step is plan.PIVOT else {}\n        olds",
+        new="if following.step is plan.NO_RETURN else {}\n        olds",
         says="what shall be active is written with the unload, not with the pivot: recovery finishes towards the old",
     ),
     Mutant(
@@ -124,6 +124,6 @@ MUTANTS: tuple[Mutant, ...] = (
         module="changeover.runtime.desires",
         old="        if self._router.refusal is not None:\n",
         new="        if self._router is None:\n",
-        says="nobody is active in an engine that is being closed: a swap that it undoes writes down that nobody shall be",
+        says="nobody is active in an engine that is being closed: a swap that it undoes has that written down",
     ),
 )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from changeover_sim.oracles.states import EPS_S
+
 if TYPE_CHECKING:
     from changeover import Guard
     from changeover_sim.simulate.calls import Call
@@ -44,6 +46,11 @@ class Watched:
     """`model/version` of the version on trial."""
     old: str
     since_s: float
+    """When the trial began."""
+    begun_s: float = 0.0
+    """When the swap began: nothing of the old version is measured before that ..."""
+    measured_s: float = float("inf")
+    """... and from then on all of it is."""
     uses: list[Use] = attrs.field(factory=list[Use])
     """Of both versions, and of the old one also what was before the trial: a guard has measured a part of that."""
     old_troubles_s: list[float] = attrs.field(factory=list[float])
@@ -62,21 +69,25 @@ class Watched:
         return sum(len(use.numbers) for use in self.uses if use.name == self.new) + self.troubles
 
     def is_clear(self, calls: dict[int, Call], before_s: float) -> str:
-        """Return in words that the new version fails for certain, as all knew before a moment; empty: it may not."""
-        failed = [use.at_s for use in self.uses if use.failed and use.name == self.new and use.at_s < before_s]
+        """Return in words that the new version fails for certain, as all knew before a moment; empty: it may not.
+
+        It is asked what the guard saw when the last failure called it: that, and all of earlier moments.
+        """
+        new = [use for use in self.uses if use.name == self.new]
+        mine = [use for use in new if use.at_s < before_s and _counts(use, calls, self.since_s)]
+        failed = [use.at_s for use in mine if use.failed]
         if not failed:
             return ""
         last_s, guard = failed[-1], self.guard
-        wide = [use for use in self.uses if last_s - _WIDE * guard.window_s < use.at_s <= last_s]
-        narrow = [use for use in wide if use.at_s > last_s - _NARROW * guard.window_s and self._counts(use, calls)]
-        mine = [use for use in narrow if use.name == self.new]
-        errors = sum(use.failed for use in mine)
-        requests = sum(len(use.numbers) for use in wide if use.name == self.new)
-        if errors < guard.min_errors or len(mine) < guard.min_samples:
+        earlier = [use for use in mine if last_s - _NARROW * guard.window_s < use.at_s < last_s]
+        errors = 1 + sum(use.failed for use in earlier)
+        requests = sum(len(use.numbers) for use in new if last_s - _WIDE * guard.window_s < use.at_s <= last_s)
+        if errors < guard.min_errors or 1 + len(earlier) < guard.min_samples:
             return ""
-        stood_by = {number for use in self.uses if use.name == self.new for number in use.numbers}
-        theirs = [use for use in narrow if use.name == self.old and use.numbers[0] not in stood_by]
-        limit = self._limit(theirs, last_s)
+        stood_by = {number for use in new for number in use.numbers}
+        before = (use for use in self.uses if use.name == self.old and use.at_s < last_s)
+        theirs = [use for use in before if use.numbers[0] not in stood_by]
+        limit = self._limit([use for use in theirs if _counts(use, calls, self.measured_s)], last_s)
         if lower_rate(errors, requests) <= limit:
             return ""
         most = f"at most {limit:.0%} may"
@@ -88,17 +99,21 @@ class Watched:
         Its window ends with the newest of them, or later.
         """
         guard = self.guard
-        since_s = (theirs[-1].at_s if theirs else now - guard.window_s) - _WIDE * guard.window_s
+        newest_s = theirs[-1].at_s if theirs else now - guard.window_s
+        since_s = max(newest_s - _WIDE * guard.window_s, self.begun_s - EPS_S)
         failed = [use for use in self.uses if use.name == self.old and use.failed and use.at_s > since_s]
         errors = sum(len(use.numbers) for use in failed) + sum(at_s > since_s for at_s in self.old_troubles_s)
-        known = max(len(theirs), guard.min_samples)
+        least = sum(use.at_s > now - _NARROW * guard.window_s for use in theirs)  # it may end as late as now
+        known = max(least, guard.min_samples)
         return max(guard.max_error_rate, guard.max_error_rate_ratio * upper_rate(errors, known))
 
-    def _counts(self, use: Use, calls: dict[int, Call]) -> bool:
-        """Return whether the guard must have counted a use: one plain request of the trial, whose caller has stayed."""
-        call = calls.get(use.numbers[0]) if len(use.numbers) == 1 else None  # where a batch fails, each is run again
-        plain = call is not None and call.kind == "infer" and call.version is None
-        return plain and call is not None and call.began_s >= self.since_s and not call.scope.cancel_called
+
+def _counts(use: Use, calls: dict[int, Call], since_s: float) -> bool:
+    """Return whether the guard must have counted a use: one plain request since a moment, whose caller has stayed."""
+    call = calls.get(use.numbers[0]) if len(use.numbers) == 1 else None  # where a batch fails, each is run again
+    if call is None or call.kind != "infer" or call.version is not None:
+        return False
+    return call.began_s > since_s and not call.scope.cancel_called  # of the same moment, it may have been before
 
 
 def lower_rate(errors: int, requests: int) -> float:

@@ -234,15 +234,18 @@ def nothing_to_swap(facts: Facts, call: Call) -> bool:
 
 
 def superseded(facts: Facts, call: Call) -> bool:
-    """Hold where somebody ordered a swap, behind this one, that takes the place of others."""
+    """Hold where somebody ordered a swap, behind this one, that takes the place of others; also in an earlier life."""
+    models = set(about_models(call))
     return any(
-        order.options.get("on_busy") == "supersede" and (order.number > call.number or not _is_own(call))
-        for order in facts.ordered(about_models(call), but=call)
+        order.options.get("on_busy") == "supersede" and models.intersection(about_models(order))
+        for life in facts.life.run.lives
+        for order in life.calls
+        if order is not call and (order.number > call.number or not _is_own(call))
     )
 
 
 def turned_round(facts: Facts, call: Call) -> bool:
-    """Hold where somebody ordered the swap back, or its own guard or drain turns it round.
+    """Hold where somebody ordered the swap back, its guard or drain turns it round, or a version went at its pivot.
 
     A call that waits for the swap of another one may also hear of that one's caller who went away.
     """
@@ -252,7 +255,14 @@ def turned_round(facts: Facts, call: Call) -> bool:
     guarded = any(getattr(order.options.get("plan"), "guard", None) is not None for order in swaps)
     drained = any(order.options["drain"].then == "rollback" for order in swaps if order.options.get("drain"))
     left = not _is_own(call) and any(order.end == "cancelled" for order in orders)
-    return steered or guarded or drained or left
+    gone = any(facts.has_failed(call, model) for model in about_models(call))
+    return steered or guarded or drained or left or gone
+
+
+def a_version_went(facts: Facts, call: Call) -> bool:
+    """Hold where a version of the models has failed since, or somebody wanted one gone: a swap cannot go on without."""
+    gone = any(order.kind in ("unload", "unregister") for order in facts.overlapped(call))
+    return gone or any(facts.has_failed(call, model) for model in about_models(call))
 
 
 def something_goes_wrong(facts: Facts, call: Call) -> bool:
@@ -261,6 +271,21 @@ def something_goes_wrong(facts: Facts, call: Call) -> bool:
     met = facts.grew(call, *_MET) if _is_own(call) else any(struck[fault] for fault in _MET)
     failed = any(facts.was_dark(call, model) or facts.has_failed(call, model) for model in about_models(call))
     return met or failed or budget_is_small(facts, call) or opposite_ordered(facts, call)
+
+
+_LATE = ("SwapTimeout", "LoadTimeout")
+"""What is told of a step that was late, also of one that was being undone."""
+
+
+def has_little_time(facts: Facts, call: Call) -> bool:
+    """Hold where a step was late, of a swap that was ordered with little time for its steps."""
+    late = any(name in f"{call.error!r} {getattr(call.error, '__cause__', None)!r}" for name in _LATE)
+    ordered = (
+        [call]
+        if _is_own(call)
+        else [one for one in facts.life.calls if set(about_models(one)) & set(about_models(call))]
+    )
+    return late and any(one.options.get("timeouts") is not None for one in ordered)
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

@@ -30,18 +30,29 @@ _LOAD: Errors = {
     "LoadFailed": (excuses.loader_raised, excuses.has_just_failed),
     "LoadTimeout": (excuses.load_out_of_time, excuses.has_just_failed),
     "LoadCancelled": (excuses.opposite_ordered, excuses.is_closing),
-    "WarmUpFailed": (excuses.warm_up_raised, excuses.has_just_failed, excuses.opposite_ordered, excuses.is_closing),
+    "WarmUpFailed": (
+        excuses.warm_up_raised,
+        excuses.has_just_failed,
+        excuses.crashed,
+        excuses.opposite_ordered,
+        excuses.is_closing,
+    ),
     "OverBudget": (excuses.budget_is_small,),
     "TooManyStuckLoads": (excuses.loads_hang,),
     "VersionCrashed": (excuses.crashed,),
     "EngineClosed": (excuses.is_closing,),
 }
+_MET_A_CRASH: Errors = {
+    **{name: _LOAD[name] for name in ("ModelNotRegistered", "VersionCrashed", "EngineClosed")},
+    **dict.fromkeys(("LoadFailed", "LoadTimeout", "WarmUpFailed", "OverBudget"), (excuses.has_just_failed,)),
+}
+"""An order that its actor had not read when it crashed is told why: also that its restart could not be loaded."""
 _SWAP: Errors = {
     "ModelNotRegistered": (excuses.not_registered,),
     "SwapNotAllowed": (excuses.nothing_to_swap,),
     "SwapInProgress": (excuses.swap_in_progress,),
-    "SwapFailed": (excuses.something_goes_wrong, excuses.is_closing),
-    "SwapRolledBack": (excuses.turned_round, excuses.is_closing),
+    "SwapFailed": (excuses.something_goes_wrong, excuses.has_little_time, excuses.is_closing),
+    "SwapRolledBack": (excuses.turned_round, excuses.a_version_went, excuses.is_closing),
     "Superseded": (excuses.superseded,),
     "EngineClosed": (excuses.is_closing,),
 }
@@ -68,17 +79,18 @@ EXPECTED: Mapping[str, Errors] = {
     "load": {**_LOAD, "AlreadyLoaded": (excuses.was_ready,)},
     "ensure_loaded": _LOAD,
     "unload": {
-        **{name: _LOAD[name] for name in ("ModelNotRegistered", "VersionCrashed", "EngineClosed")},
+        **_MET_A_CRASH,
         "VersionNotLoaded": (excuses.named_not_ready, excuses.opposite_ordered),
         "LastVersion": (excuses.is_last,),
         "SwapInProgress": (excuses.swap_in_progress,),
     },
     "warm_up": {
-        **{name: _LOAD[name] for name in ("ModelNotRegistered", "VersionCrashed", "EngineClosed", "WarmUpFailed")},
+        **_MET_A_CRASH,
+        "WarmUpFailed": _LOAD["WarmUpFailed"],
         "VersionNotLoaded": (excuses.named_not_ready,),
     },
     "unregister": {
-        **{name: _LOAD[name] for name in ("ModelNotRegistered", "VersionCrashed", "EngineClosed")},
+        **_MET_A_CRASH,
         "VersionInUse": (excuses.was_in_use, excuses.opposite_ordered),
     },
     "swap": _SWAP,

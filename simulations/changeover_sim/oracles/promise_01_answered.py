@@ -105,12 +105,17 @@ class Promise01Answered(Oracle):
         """Hold where a thread had the request when its caller left."""
         if call.kind == "infer_many" and self._may_begin_anew(call):
             return True
-        if call.number in self._never or call.end == "returned":
+        if call.number in self._never:
             return False
+        if call.end == "returned":  # of a set that fell back the others are left where they were
+            replies = call.value.values() if call.kind == "infer_many" else ()
+            return any(reply.fell_back for reply in replies)
         if call.error is None:
             return True  # his caller went away
         if call.error.ran == "yes":  # the others of a set; the chunk that a stream did not wait for
             told = f"{call.error.model}/{call.error.version}"
+            if call.life.closing and told != made.name:
+                return True  # who stood in had it in a thread, and the engine's end did not wait for that
             return call.kind == "stream" or (call.kind == "infer_many" and told != made.name)
         return call.error.ran == "unknown"
 

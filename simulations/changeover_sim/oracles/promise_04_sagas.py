@@ -52,6 +52,10 @@ class Promise04Sagas(Oracle):
         """By version, when it was last told to have left, and to have failed; in events."""
         self._fresh: dict[str, list[Member]] = {}
         """By swap, the members whose new version rested when it began to load."""
+        self._restarting: set[tuple[str, str]] = set()
+        """Versions that have crashed and are brought back by their supervisor ..."""
+        self._restarted: dict[tuple[str, str], int] = {}
+        """... and when they were so last, in events."""
         self._loads_since_s: dict[str, float] = {}
         self._served: dict[str, dict[str, Made]] = {}
         """By swap, the models of the old versions that were ready when their drain began."""
@@ -69,6 +73,9 @@ class Promise04Sagas(Oracle):
             self._left_ready[str(event.model), str(event.version)] = self._courses.now
             if event.detail["state"] == "failed":
                 self._crashed[str(event.model), str(event.version)] = self._courses.now
+        elif event.kind == "version_restarting" and event.detail["delay_s"] is not None:
+            self._restarting.add((str(event.model), str(event.version)))
+        self._follow_restart(event)
         wrong = self._courses.take_wrong()
         self.holds(wrong is None, wrong or "")
         if course is not None and course.in_charge:
@@ -111,6 +118,15 @@ class Promise04Sagas(Oracle):
 
     # --- undone -------------------------------------------------------------------------------------------------------
 
+    def _follow_restart(self, event: Event) -> None:
+        """Note how long a version is being brought back: until it is ready, given up, or somebody wants it gone."""
+        key = (str(event.model), str(event.version))
+        if key in self._restarting:
+            self._restarted[key] = self._courses.now
+        given_up = event.kind == "version_restarting" and event.detail["delay_s"] is None
+        if given_up or (event.kind == "version_state" and event.detail["state"] in ("ready", "unloaded")):
+            self._restarting.discard(key)
+
     def _was_undone(self, life: Life, course: Course, step: int) -> None:
         """Look whether what is told to be undone is undone, in the moment in which it is told."""
         if life.closing:
@@ -138,13 +154,18 @@ class Promise04Sagas(Oracle):
             self.holds(shares.get(member.from_version) == 1.0, text)
 
     def _is_wanted_by_another(self, life: Life, course: Course, member: Member) -> bool:
-        """Return whether somebody else has waited for the version meanwhile: a load goes on for whoever joins it."""
+        """Return whether somebody else has waited for the version meanwhile: a load goes on for whoever joins it.
+
+        Who names none waits for it where the old one has gone, and may have left nobody else.
+        """
         since_s = self._loads_since_s.get(course.id, 0.0)
-        return any(
+        went = self._left_ready.get((member.model, member.from_version), -1) > course.began
+        restarted = self._restarted.get((member.model, member.to_version), -1) > course.began  # it had crashed before
+        return restarted or any(
             (call.ended_s is None or call.ended_s >= since_s)
             and call.kind in _WAITS
             and (call.model == member.model or member.model in call.models)
-            and call.version in (None, member.to_version)
+            and (call.version == member.to_version or (call.version is None and went))
             for call in life.calls
         )
 

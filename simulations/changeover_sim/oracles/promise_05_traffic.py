@@ -29,6 +29,8 @@ _NOTHING = 1e-9
 """What two shares differ by that are the same."""
 _COMING = ("ready", "evicted", "loading", "warming", "draining", "unloading")
 """What a version that has traffic may be: those that were evicted keep it, and are loaded again on demand."""
+_GONE = ("unloaded", "failed")
+"""What it may not be: nobody loads it again for a request."""
 
 
 class Promise05Traffic(Oracle):
@@ -99,6 +101,10 @@ class Promise05Traffic(Oracle):
         tried = any(route.trial is not None and route.trial.swap == course.id for _, route in known)
         if not tried and any(self._went.get(model, -1) > (course.shifted or 0) for model in course.models):
             return
+        alone = {shares[member.model] for member, route in known if route.trial is None and member.model in shares}
+        far = {max(shares.values(), default=0.0), min(shares.values(), default=0.0)}
+        if tried and (len(alone) > 1 or (len(alone) == 1 and far == {0.0, 1.0})):
+            return  # here the old version has gone and there the new one, or first the one and then the other
         self.judged += 1
         if shares and max(shares.values()) - min(shares.values()) > _NOTHING:
             self.broken(f"the group of swap {course.id} is torn: {shares}")
@@ -134,6 +140,8 @@ class Promise05Traffic(Oracle):
     def _on_state(self, life: Life, event: Event) -> None:
         """Note that a version has come or gone that traffic depends on: sessions of its whole group may go back."""
         model, version = str(event.model), str(event.version)
+        if event.detail["state"] in _GONE and self._shares.get(model, {}).get(version) and not life.closing:
+            self.broken(f"{model}/{version} has traffic, and is {event.detail['state']}")
         route = self._traffic.last.routes.get(model)
         trial = route.trial if route is not None else None
         has_part = version in self._shares.get(model, {}) or (trial is not None and version in (trial.new, trial.old))
@@ -153,14 +161,26 @@ class Promise05Traffic(Oracle):
             state = _status(life, model, version)
             self.holds(state in _COMING, f"{model}/{version} got traffic, and is {state}")
         lost = sorted(version for version in before if not shares.get(version))
-        if any(_status(life, model, version) != "ready" for version in lost):
+        if not before or any(_status(life, model, version) != "ready" for version in lost):
             self._went[model] = self._courses.now
             self._sessions.upset(model, self._moment)
             return
-        self.judged += bool(before)
+        self.judged += 1
         for version in gained:
-            if before and not any(one.shifts and _may_give(one, model, version) for one in self._courses.of(model)):
+            given = any(one.shifts and _may_give(one, model, version) for one in self._courses.of(model))
+            if not given and not self._goes_along(model, version):
                 self.broken(f"{model}/{version} got traffic, and no swap gave it: {before} before, {shares} now")
+
+    def _goes_along(self, model: str, version: str) -> bool:
+        """Return whether a version on trial has everything because the old version of another member has gone."""
+        routes = self._traffic.newest.routes
+        trial = routes[model].trial if model in routes else None
+        course = self._courses.by_id.get(trial.swap) if trial is not None and trial.new == version else None
+        others = [(one, routes.get(one.model)) for one in course.members if one.model != model] if course else []
+        return any(
+            route is not None and route.trial is None and route.share_of(one.to_version) > 1 - _NOTHING
+            for one, route in others
+        )
 
     def _is_completed(self, course: Course) -> None:
         """See that a swap which is told as completed has brought what it tells."""

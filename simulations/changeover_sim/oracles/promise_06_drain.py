@@ -194,6 +194,14 @@ class Promise06Drain(Oracle):
         told = "; ".join(map(str, orders)) or "none"
         self.holds(asked, f"{call}: revoked at {now:g}, and the drains of {name} are {told}")
 
+    def _came_back(self, call: Call, told: DrainOutcome) -> bool:
+        """Return whether a version came back out of quarantine, to somebody who wanted it loaded."""
+        known = self._over.get(f"{call.model}/{call.version}", ())
+        began_s = (call.ended_s or 0.0) - told.duration_s
+        status = call.life.engine.load_info(str(call.model), str(call.version)).status.value
+        was = any(one.result == "quarantined" and abs(began_s - one.began_s) <= EPS_S for one in known)
+        return was and status != "quarantined"
+
     def _judge_outcome(self, call: Call, told: DrainOutcome, drain: Drain) -> None:
         """Judge what an unload has returned."""
         assert call.ended_s is not None
@@ -212,6 +220,8 @@ class Promise06Drain(Oracle):
             return
         # It was in quarantine when the order was read: then those are named who held it at that moment.
         since = [one for one in drains if abs(call.ended_s - told.duration_s - one.began_s) <= EPS_S]
+        if told.result == "given_back" and self._came_back(call, told):
+            return
         self.holds(told.result == "quarantined" and since, f"{call}: {told}, and what has happened is {_tell(now)}")
         self.holds(told.holders, f"{call}: in quarantine, and nobody is named who holds it")
         named = {holder.holder for holder in told.holders}
@@ -221,7 +231,8 @@ class Promise06Drain(Oracle):
     def _judge_close(self, call: Call, name: str) -> None:
         """Judge what is told to be gone: a model that was drained meanwhile must be closed."""
         drains = [one for one in self._over.get(name, ()) if one.made is not None and (one.left_s or 0) >= call.began_s]
-        closed = not drains or any(one.made is not None and one.made.closes for one in drains)
+        crashed = any(one.result == "failed" for one in drains)  # a model that is beyond use is closed when it can be
+        closed = not drains or crashed or any(one.made is not None and one.made.closes for one in drains)
         self.holds(
             closed, f"{call}: {name} is told to be unloaded, and {drains[-1].made if drains else 0} is not closed"
         )
@@ -235,7 +246,7 @@ class Promise06Drain(Oracle):
             named = bool(outcome.holders) == (outcome.result == "quarantined") or outcome.result == "given_back"
             self.holds(named, f"{call}: {old} is {outcome.result}, and held by {outcome.holders}")
             ordered = call.options.get("drain")
-            if member.old_unloaded:
+            if member.old_unloaded and call.kind in ("swap", "swap_group"):  # others may ask long behind its drain
                 self._judge_close(call, old)
             if ordered is not None and outcome.duration_s > 0:
                 self._judge_order(call, old, ordered)

@@ -104,6 +104,7 @@ class Promise10Budget(Oracle):
 
     def loaded(self, made: Made) -> None:
         """Note a model; there must be no other one in use of its version, and it must have been allowed to load."""
+        self._idle_s = None  # whatever waited, this one had its room
         self._occupied[made.number] = _least(made.part)
         self._bytes += self._occupied[made.number]
         self.judged += 1

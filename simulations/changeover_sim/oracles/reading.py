@@ -12,13 +12,12 @@ from functools import lru_cache
 import attrs
 
 from changeover.core import wire
+from changeover.core.operations import Member
 from changeover.core.plan import ORDER
 from changeover.core.records import DesiredVersion, Entry, SwapRecord
 from changeover.core.values import SwapState
 
 BEHIND_PIVOT = ("drain", "unload")
-TURNING = ("shift", "drain")
-"""Steps whose undoing gives the traffic back, and says so."""
 
 decode = lru_cache(20_000)(wire.decode)
 """Most schedules of a search write the same."""
@@ -36,6 +35,8 @@ class Reading:
     """By id: what was written of it last."""
     spoken: set[str] = attrs.field(factory=set[str])
     """Models of which some row has said what is wanted, or that nothing is."""
+    _news: dict[str, set[str]] = attrs.field(factory=dict[str, set[str]])
+    """By swap, the models of which a row by itself has said since whom they want."""
     moved: set[str] = attrs.field(factory=set[str])
     """Swaps whose pivot is there and was not taken back."""
 
@@ -49,20 +50,34 @@ class Reading:
                 ends[swap_id] = SwapState.COMPLETED if swap_id in self.moved else turned
         return ends
 
+    def open_members(self, model: str) -> list[Member]:
+        """Return what the swaps that have not ended mean for a model."""
+        records = [record for record in self.swaps.values() if not record.operation.state.ended]
+        return [member for record in records for member in record.operation.members if member.model == model]
+
     def take(self, entry: Entry) -> None:
         """Read one more entry; nothing in it may contradict what is there."""
         told: set[str] = set()
+        says: set[str] = set()
         for row in entry.swaps:
             record = decode(SwapRecord, row.record)
             assert row.ended == record.operation.state.ended, f"{row.id} is a row that ended: {row.ended}"
             assert_follows(self.swaps.get(record.operation.id), record)
             if not row.ended:  # how a swap has ended may be told late, when its models have gone on
-                told.update(member.model for member in record.operation.members)
-            self._take_swap(record)
+                models = {member.model for member in record.operation.members}
+                told |= models
+                # One that begins says whom with, if that is news, and one that turns round whom it gives it back to.
+                says |= models if record.operation.id not in self.swaps or not record.progress.forward else set()
+            self._take_swap(record, entry)
         for model, data in entry.desired.items():
             version = None if data is None else decode(DesiredVersion, data).version
-            is_news = model not in told or model not in self.meant  # else it follows from what became of the swaps
+            # What is no news follows from what became of the swaps.
+            is_news = model not in told or model in says or model not in self.meant
+            assert model in told or not self._is_tried(model, version), f"{model}: {version} is wanted before its pivot"
             self.spoken.add(model)
+            if model not in told:
+                for swap_id in self.swaps:
+                    self._news.setdefault(swap_id, set()).add(model)
             for known in (self.wanted, self.meant) if is_news else (self.wanted,):
                 if version is None:
                     known.pop(model, None)
@@ -72,19 +87,30 @@ class Reading:
             found = self.wanted.get(model, version)
             assert found == version, f"{model}: {self.wanted}, and it should be {self.meant}"
 
-    def _take_swap(self, record: SwapRecord) -> None:
+    def _is_tried(self, model: str, version: str | None) -> bool:
+        """Return whether a swap that has not come to its pivot brings a version."""
+        return any(
+            member.model == model and member.to_version == version
+            for swap_id, record in self.swaps.items()
+            if not record.operation.state.ended and swap_id not in self.moved
+            for member in record.operation.members
+        )
+
+    def _take_swap(self, record: SwapRecord, entry: Entry) -> None:
         operation, progress = record.operation, record.progress
         known, moved = operation.id in self.swaps, operation.id in self.moved
+        self._news.setdefault(operation.id, set())
         self.swaps[operation.id] = record
         ended_well = moved and operation.state is SwapState.COMPLETED
         moves = ended_well or (not operation.state.ended and progress.forward and progress.step.value in BEHIND_PIVOT)
         (self.moved.add if moves else self.moved.discard)(operation.id)
-        turns = not progress.forward and not operation.state.ended and progress.step.value in TURNING
+        turns = not progress.forward and not operation.state.ended
+        gave_up = progress.forward and operation.state is SwapState.FAILED  # neither version could be had: as it was
         for member in operation.members:
             if moves and not moved:
                 self.meant[member.model] = member.to_version
-            elif (moved and not moves) or turns:  # what it began with may be news that could not be written
-                self.meant[member.model] = member.from_version
+            elif (moved and not moves and not gave_up) or (turns and member.model not in self._news[operation.id]):
+                self.meant[member.model] = member.from_version  # which may be news that could not be written
             elif not known and not operation.state.ended and member.model not in self.spoken:
                 self.meant.setdefault(member.model, member.from_version)
 

@@ -26,6 +26,12 @@ class Traffic:
         return self._router.snapshot is not self.last
 
     @property
+    def newest(self) -> Snapshot:
+        """What is so now, also where it was not looked at."""
+        snapshot: Snapshot = self._router.snapshot
+        return snapshot
+
+    @property
     def now(self) -> int:
         """The number of the last snapshot."""
         return len(self._all) - 1

@@ -23,7 +23,10 @@ def draw(streams: Streams) -> Shape:
         "keyed asker", "set asker", "streamer", "leaser", "waiting leaser", "set leaser", "thread", "tracker", "waiter",
         "reader",
     )  # fmt: skip
-    likely = {**COMMON, "journal-hung": 0.1, "journal-fsync": 0.1, "not-registered": 0.1, "mailbox-of-one": 0.1}
+    likely = {
+        **COMMON, "journal-hung": 0.1, "journal-fsync": 0.1, "not-registered": 0.1, "mailbox-of-one": 0.1,
+        "warm-up-slow": 0.4,
+    }  # fmt: skip
     many = len({part.model for part in drawn})
     options = {"memory_budget_bytes": 10 * many + 10} if chance.random() < 0.2 else {}  # noqa: PLR2004 - a fifth
     return Shape(

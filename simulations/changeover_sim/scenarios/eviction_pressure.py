@@ -18,15 +18,16 @@ def draw(streams: Streams) -> Shape:
         tuple(drawn),
         {"calm": "1", **first_of(drawn)},
         (
-            ("loader", 3), ("swapper", 1), ("unloader", 1), ("asker", 4), ("keyed asker", 1), ("set asker", 1),
+            ("loader", 3), ("swapper", 1), ("unloader", 2), ("asker", 4), ("keyed asker", 1), ("set asker", 1),
             ("waiting leaser", 2), ("leaser", 1), ("streamer", 1), ("bystander", 1), ("warmer", 1),
             ("group swapper", 1),
         ),
         faults(streams, likely) | {"budget-of-one"},
         options={"memory_budget_bytes": room, "stuck_loads_max": chance.choice((1, 2, 8))},
         traits={
-            "plans": ("at once", "confirmed"),
-            "drains": ("patient", "short", "none", "cancel"),
+            "plans": ("at once", "confirmed", "canary without a guard"),
+            "drains": ("patient", "short", "none", "cancel", "rollback"),
+            "force": chance.choice((0.15, 0.7)),
             "hurry": chance.choice((0.1, 0.4)),
         },
     )  # fmt: skip

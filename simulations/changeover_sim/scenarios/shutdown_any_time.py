@@ -25,11 +25,12 @@ def draw(streams: Streams) -> Shape:
             ("streamer", 2), ("leaser", 1), ("waiting leaser", 2), ("set asker", 1), ("set leaser", 1), ("waiter", 1),
             ("warmer", 1), ("tracker", 1), ("reader", 1), ("undoer", 1), ("bystander", 1),
         ),
-        faults(streams, COMMON) | {life.how for life in lives},
+        faults(streams, {**COMMON, "model-beyond-use": 0.5}) | {life.how for life in lives},
         lives,
         horizon_s=5.0,
         options={"close_timeout_s": chance.choice((0.0, 1.0, 10.0))},
         traits={
+            "poison": 0.15,
             "plans": ("at once", "confirmed", "canary"),
             "drains": ("patient", "short", "cancel", "rollback", "wait"),
             "hurry": chance.choice((0.2, 0.6)),

@@ -17,7 +17,7 @@ def draw(streams: Streams) -> Shape:
             ("swapper", 3), ("steerer", 1), ("undoer", 1), ("asker", 3), ("keyed asker", 2), ("streamer", 1),
             ("leaser", 1), ("waiting leaser", 1), ("thread", 1), ("bystander", 1), ("tracker", 1),
         ),
-        faults(streams, COMMON),
+        faults(streams, {**COMMON, "close-hangs": 0.4}),
         traits={
             "plans": ("at once", "at once", "confirmed", "canary", "samples"),
             "drains": ("patient", "short", "none", "cancel", "rollback", "wait"),

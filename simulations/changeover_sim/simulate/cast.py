@@ -20,6 +20,8 @@ LOADER = "simulated"
 """The name of the loader in the specs of simulated versions."""
 WARM_UP = -1
 """The number of a request that is warm-up data."""
+_RAISES = 0.25
+"""How likely a load raises, where it may."""
 CHUNKS = 3
 """So many chunks has a streamed answer."""
 BAD, POISON = 1.0, 2.0
@@ -182,7 +184,8 @@ class Cast:
         """Make a model, unless a fault strikes."""
         part = self.parts[f"{source.model}/{source.version}"]
         if not part.bystander:
-            if self.faults.strikes("load-raises", 0.25):
+            rotten = self.life.run.shape.traits.get("rotten", _RAISES) if self.life.number else _RAISES
+            if self.faults.strikes("load-raises", rotten):
                 raise Broken(f"{part.name} cannot be loaded")
             if self.faults.strikes("load-leaks", 0.15):
                 raise Broken(f"{part.name} was loaded in part")

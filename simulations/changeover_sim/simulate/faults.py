@@ -17,6 +17,7 @@ FAULTS: dict[str, str] = {
     "load-hangs": "a load's thread hangs until the faults are off",
     "load-slow": "a load takes longer than its time limit",
     "warm-up-raises": "a model raises on its warm-up data",
+    "warm-up-slow": "a warm-up takes longer than the time limit of its load",
     "predict-raises": "a model raises on some requests",
     "predict-hangs": "a request's thread hangs until the faults are off",
     "predict-slow": "a request takes much longer than others",

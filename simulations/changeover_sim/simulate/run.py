@@ -15,8 +15,10 @@ import trio
 from changeover.errors import ChangeoverError
 from changeover.runtime import sites
 from changeover_sim.oracles.base import Oracle
+from changeover_sim.simulate import behind
 from changeover_sim.simulate.actors import ACTORS
 from changeover_sim.simulate.calls import Call
+from changeover_sim.simulate.cast import Part
 from changeover_sim.simulate.faults import Faults
 from changeover_sim.simulate.judge import Judge
 from changeover_sim.simulate.life import Life
@@ -132,8 +134,8 @@ async def _load(life: Life, model: str, version: str) -> None:
         life.run.judge.note(f"the first version of {model} is not there: {error}")
 
 
-async def _register_late(life: Life, late: Iterable[object]) -> None:
+async def _register_late(life: Life, late: Iterable[Part]) -> None:
     await life.sleep(1.0)
     for part in late:
-        if life.goes_on or life.resting:
-            life.register(part)  # type: ignore[arg-type]
+        if (life.goes_on or life.resting) and not behind.is_known(life.engine, part.model, part.version):
+            life.register(part)

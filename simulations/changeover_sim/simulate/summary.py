@@ -188,7 +188,7 @@ def _looked_at(tally: Tally) -> Iterator[str]:
     told = ", ".join(f"{promise}: {judged[promise]:,}" for promise in sorted(judged))
     yield from textwrap.wrap(f"judged, by promise: {told or 'nothing'}", WIDTH, subsequent_indent="  ")
     if tally.sites:
-        yield from textwrap.wrap(_sites(tally), WIDTH, subsequent_indent="  ")
+        yield from textwrap.wrap(_sites(tally), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     missed = sum(len(broken.seeds) for (kind, _), broken in tally.broken.items() if kind == MISSED)
     yield f"canaries found: {tally.canaries - missed:,} of {tally.canaries:,}; runs made twice: {tally.again:,}"
     for defect in tally.defects()[:_DEFECTS_MAX]:

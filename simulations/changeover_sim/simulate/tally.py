@@ -21,7 +21,7 @@ MISSED = "canary"
 
 RUNS_FOR_ORACLES = 20
 """In so many runs of a scenario each of its oracles must have judged."""
-RUNS_FOR_SITES = 200
+RUNS_FOR_SITES = 1_000
 """In so many runs of all scenarios each `sometimes` site must have been reached."""
 _KEPT = 50
 """So many failures of one kind are kept whole; of the others only the seeds are known."""

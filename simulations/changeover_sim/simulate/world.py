@@ -126,9 +126,12 @@ class HostileWorld:
             if faults.strikes("load-slow", 0.1):
                 return part.load_timeout_s + self._timing.choice((0.0, 0.25, 2.0))
         elif kind == "close":
-            if faults.strikes("close-hangs", 0.05):
+            if faults.strikes("close-hangs", 0.15):
                 return faults.hang
-        elif kind != "warm":
+        elif kind == "warm":
+            if faults.strikes("warm-up-slow", 0.2):
+                return part.load_timeout_s + self._timing.choice((0.0, 0.25, 2.0))
+        else:
             if faults.strikes("predict-hangs", 0.02):
                 return faults.hang
             if faults.strikes("predict-slow", 0.05):

@@ -11,7 +11,15 @@ import pytest
 import trio
 
 from changeover import Shift, SwapOperation, SwapState
-from changeover.errors import EngineClosed, InvalidValue, NotReady, SwapFailed, SwapInProgress, SwapNotAllowed
+from changeover.errors import (
+    EngineClosed,
+    InvalidValue,
+    NotReady,
+    SwapFailed,
+    SwapInProgress,
+    SwapNotAllowed,
+    VersionCrashed,
+)
 from changeover_sim import VirtualDisk, World, open_world
 from tests.support.models import Broken, Cast
 from tests.support.rig import Outcome, Rig, Watch, open_rig, running, settle
@@ -266,6 +274,36 @@ async def test_an_engine_that_is_closed_before_a_pivot_keeps_its_models(autojump
             rig.add(version="2")
             await rig.engine.recovered()
             assert rig.engine.is_active("m", "1")
+
+
+async def test_who_got_the_traffic_during_a_swap_is_wanted_when_the_engine_is_closed(autojump_clock: Any) -> None:
+    """The old version crashed for good while a swap was loading: whoever stood in is brought back by the next engine."""
+    async with open_world() as world:
+        world.durations["load m/2"] = 5.0
+        async with engine_on(world.disk, world) as rig:
+            await rig.ready(fatal_on=lambda inputs: "poison" in inputs)
+            await rig.ready(version="3")
+            rig.add(version="2")
+            rig.engine.start_swap("m", "2")
+            await settle()
+            rig.script().load_error = Broken("rotten")
+            with pytest.raises(VersionCrashed):
+                await rig.engine.infer("m", {"poison": 1}, version="1")
+            await trio.sleep(0.25)
+            assert rig.engine.is_active("m", "3")
+        assert world.disk.desired()["m"].version == "3", world.disk.lines()
+
+
+async def test_a_version_on_trial_is_not_wanted_when_the_engine_is_closed(autojump_clock: Any) -> None:
+    """Its swap had not come to its pivot, and is undone: also where it had all of the traffic just then."""
+    async with open_world() as world:
+        async with engine_on(world.disk, world) as rig:
+            await rig.ready()
+            rig.add(version="2")
+            rig.engine.start_swap("m", "2", plan=Shift.at_once(confirm_s=10.0, guard=None))
+            await trio.sleep(1.0)
+            assert rig.engine.is_active("m", "2")
+        assert world.disk.desired()["m"].version == "1", world.disk.lines()
 
 
 async def test_a_swap_that_has_done_nothing_leaves_nothing_to_recover(autojump_clock: Any) -> None:

@@ -178,10 +178,11 @@ def test_a_mutant_is_not_found_where_the_engine_fails_without_it() -> None:
 
 
 def test_a_trial_that_could_not_be_run_fails_the_score(tmp_path: Path, capsys: Saw) -> None:
-    """It is neither found nor missed for good."""
+    """It is neither found nor missed for good, and is run again the next time."""
     sheet = Sheet(tmp_path / "sheet.json")
     sheet.add(tried(ONE, schedules=4), "")
     sheet.add(attrs.evolve(tried(TWO), broken="no trial", what="exit status 1: it fell"), "")
+    assert [sheet.has(tried(name)) for name in (ONE, TWO)] == [True, False]
     assert main(["score", "--show", str(sheet.path)]) == 1
     assert f"NO TRIAL: {TWO} under random: exit status 1: it fell" in capsys.readouterr().out
 

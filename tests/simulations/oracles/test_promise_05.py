@@ -33,7 +33,7 @@ GROUPED = shape(
 )  # fmt: skip
 CRASHED = shape(
     (("swapper", 2), ("group swapper", 1), ("set asker", 2), *CLIENTS), (*ONES, *TWOS), plans=("canary", "confirmed"),
-    faults=["model-beyond-use"], horizon_s=6.0,
+    faults=["model-beyond-use"], horizon_s=6.0, poison=0.1,
 )  # fmt: skip
 UNLOADED = shape((("unloader", 2), ("loader", 2), ("asker", 2)), ONES, force=1.0)
 KILLED = shape((("group swapper", 2), *CLIENTS), (*ONES, *TWOS), lives=(Ending("kill", 1.5, 3), Ending()))

@@ -110,7 +110,7 @@ def test_a_version_that_goes_by_itself_is_found(monkeypatch: pytest.MonkeyPatch)
 def test_a_worker_that_stays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that is gone leaves no thread behind."""
     monkeypatch.setattr(RequestLane, "close", lambda _lane: [])
-    assert_found(Promise07Bystander, BESIDE, "threads of versions that are not there")
+    assert_found(Promise07Bystander, BESIDE, "workers")
 
 
 # --- crashes --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from changeover import Event
 from changeover_sim.oracles.promise_11_trace import Promise11Trace, repeated
 from changeover_sim.simulate.judge import Judge, Line
 from changeover_sim.simulate.life import Life
@@ -37,17 +36,16 @@ def test_silent() -> None:
 
 def test_a_trace_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a run depends on what was before it, the first line that is another one is named."""
-    event, told = Judge.event, itertools.count()
+    began, told = Judge.life_began, itertools.count()
 
-    def count_all(judge: Judge, life: Life, it: Event) -> None:
-        if next(told) == 700:
-            judge.note("something that depends on the run before")
-        event(judge, life, it)
+    def count_all(judge: Judge, life: Life) -> None:
+        began(judge, life)
+        judge.note(f"the engine that this process has opened as number {next(told)}")
 
-    monkeypatch.setattr(Judge, "event", count_all)
+    monkeypatch.setattr(Judge, "life_began", count_all)
     outcome = play_twice()
     assert outcome.broken == "promise 11"
-    assert "something that depends on the run before" in outcome.what
+    assert "has opened as number 0` the first time" in outcome.what
 
 
 def test_an_address_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

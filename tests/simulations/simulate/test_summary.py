@@ -77,13 +77,13 @@ def test_a_summary_fits_a_screen(kinds: int) -> None:
         attrs.evolve(
             BROKEN, scenario=f"scenario-{n % 12}", broken=f"promise {n // 12 % kinds + 1}", seed=n, what="x " * 200
         )
-        for n in range(600)
+        for n in range(1_000)
     ]
     tally = tally_of(*outcomes, complete=True, sites=[f"a-rather-long-name-of-a-site-{n}" for n in range(40)])
     lines = summary.text(tally).splitlines()
     assert len(lines) < 60
     assert max(map(len, lines)) <= summary.WIDTH
-    assert lines[-1].startswith("600 failures in 600 runs")
+    assert lines[-1].startswith("1,000 failures in 1,000 runs")
     assert any("FAILED" in line for line in lines)
 
 

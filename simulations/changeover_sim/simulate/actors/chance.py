@@ -10,11 +10,17 @@ from typing import Any
 
 import trio
 
-from changeover import Drain, Guard, Shift
+from changeover import Drain, Guard, Shift, Timeouts
 from changeover_sim.simulate import behind
 from changeover_sim.simulate.calls import Does
 from changeover_sim.simulate.life import Life
 
+_TIMEOUTS = (
+    Timeouts(unload_s=0.25),
+    Timeouts(load_s=0.5, unload_s=0.25),
+    Timeouts(shift_s=0.75),
+    Timeouts(total_s=1.0),
+)
 KEYS = ("ann", "bob", "cem", "dia")
 """Sessions."""
 
@@ -97,9 +103,11 @@ def order(life: Life, chance: Random) -> dict[str, Any]:
     """Draw what a swap is ordered with."""
     plan_name, shift = plan(life, chance)
     drain_name, how = drain(life, chance)
+    hurried = chance.random() < 0.15  # noqa: PLR2004 - three in twenty
     return {
         "plan": shift,
         "drain": how,
+        "timeouts": chance.choice(_TIMEOUTS) if hurried else None,
         "on_busy": chance.choice(life.run.shape.traits.get("on_busy", ("refuse", "queue", "supersede"))),
         "names": (plan_name, drain_name),
     }

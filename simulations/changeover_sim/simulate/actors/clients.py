@@ -55,7 +55,7 @@ async def ask(life: Life, **fields: Any) -> Call:
 
 
 async def set_asker(life: Life, chance: Random) -> None:
-    """Ask several models at one moment of the traffic."""
+    """Ask several models at one moment of the traffic; what goes wrong does so at one of them."""
     while life.goes_on:
         await draw.pause(life, chance)
         models = life.run.shape.models
@@ -63,8 +63,9 @@ async def set_asker(life: Life, chance: Random) -> None:
             asked = tuple(sorted(chance.sample(models, chance.randint(2, len(models)))))
             key = chance.choice(draw.KEYS) if chance.random() < 0.6 else None  # noqa: PLR2004 - three in five
 
-            async def work(call: Call) -> Any:
-                requests = {model: inputs_of(call.number, call.does) for model in call.models}
+            async def work(call: Call, worst: str = chance.choice(asked)) -> Any:
+                does = {worst: call.does}
+                requests = {model: inputs_of(call.number, does.get(model, "good")) for model in call.models}
                 return await life.engine.infer_many(requests, key=call.key, timeout_s=call.timeout_s)
 
             await life.call("infer_many", work, models=asked, key=key, does=draw.does(life, chance))

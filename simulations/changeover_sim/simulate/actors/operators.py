@@ -5,9 +5,11 @@ What is refused is refused; the oracles know what may be.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from random import Random
 from typing import Any
 
+from changeover.errors import EngineClosed
 from changeover_sim.simulate import behind
 from changeover_sim.simulate.actors import chance as draw
 from changeover_sim.simulate.calls import Call
@@ -115,4 +117,5 @@ async def registrar(life: Life, chance: Random) -> None:
         if not (life.closing or life.dead):
             part = next(part for part in known if (part.model, part.version) == (model, version))
             if call.end == "returned" or not behind.is_known(life.engine, model, version):
-                life.register(part)
+                with suppress(EngineClosed):  # just now
+                    life.register(part)

@@ -277,7 +277,7 @@ async def test_an_engine_that_is_closed_before_a_pivot_keeps_its_models(autojump
 
 
 async def test_who_got_the_traffic_during_a_swap_is_wanted_when_the_engine_is_closed(autojump_clock: Any) -> None:
-    """The old version crashed for good while a swap was loading: whoever stood in is brought back by the next engine."""
+    """The old version crashed for good while a swap was loading: whoever stood in is brought back by the next one."""
     async with open_world() as world:
         world.durations["load m/2"] = 5.0
         async with engine_on(world.disk, world) as rig:

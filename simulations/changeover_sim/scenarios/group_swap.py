@@ -16,7 +16,7 @@ def draw(streams: Streams) -> Shape:
         bad = attrs.evolve(worst, bad=0.6, errors_in_a_row_max=row)  # with a row of two it crashes on trial
         drawn = [bad if part is worst else attrs.evolve(part, bad=0.0) for part in drawn]
     likely = {**COMMON, "predict-raises": 0.7, "model-beyond-use": 0.35}
-    operators = (("group swapper", 3), ("swapper", 1), ("undoer", 1), ("steerer", 1))
+    operators: tuple[tuple[str, int], ...] = (("group swapper", 3), ("swapper", 1), ("undoer", 1), ("steerer", 1))
     if chance.random() < 0.5:  # noqa: PLR2004 - half of them: nobody takes back, or supersedes, what is on trial
         operators = (("group swapper", 1),)
     lives = (sudden(streams, 5.0), Ending()) if chance.random() < 0.25 else (Ending(),)  # noqa: PLR2004 - a quarter

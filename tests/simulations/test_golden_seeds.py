@@ -59,9 +59,9 @@ def chosen(*, mutants: bool) -> list[object]:
     return [pytest.param(seed, id=str(seed)) for seed in seeds if (seed.mutant is not None) == mutants]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def player() -> Iterator[Player]:
-    """One player for all seeds."""
+    """A player; it has the thread for itself while it is there, so that nobody may start a process."""
     with Player() as player:
         yield player
 

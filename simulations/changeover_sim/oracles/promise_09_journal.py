@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
+import trio
 
 from changeover import SwapOperation, SwapState
 from changeover.core.records import Entry
@@ -26,6 +27,8 @@ _TROUBLES = ("journal-full", "journal-fsync")
 """The faults by which an entry is not kept; others only delay it."""
 _DELAYS = (*_TROUBLES, "journal-slow", "journal-hung")
 _ALL = 10_000
+_A_WHILE_S = 2.0
+"""So long may it take until who is active is written down, behind all that is ordered before it."""
 
 
 @attrs.frozen
@@ -51,6 +54,8 @@ class Promise09Journal(Oracle):
         self._recoveries = Recoveries(Reading(), self.holds)
         self._troubles = self._delays = 0
         """How many entries had failed when this life began, and how many had failed or come late."""
+        self._moved_s: dict[str, float] = {}
+        """By model, when its traffic moved last."""
         self._active: dict[str, str | None] = {}
         """By model, what has its traffic; behind the end of that, what a swap gave it back to."""
         self._calm: Rest | None = None
@@ -118,6 +123,17 @@ class Promise09Journal(Oracle):
         if life.ending.how == "kill" or self.run.shape.durability == "power":
             for operation in self._recoveries.told.values():
                 self._is_kept(operation)
+        if life.ending.how == "kill" and self._struck(*_TROUBLES, *_DELAYS) == 0:
+            self._is_known(life)
+
+    def _is_known(self, life: Life) -> None:
+        """See that the disk wants something of every model that has had its traffic for a while, with no swap about."""
+        busy = {member.model for one in life.engine.swaps(limit=_ALL) if not one.state.ended for member in one.members}
+        for model, version in self._active.items():
+            if version is not None and model not in busy and trio.current_time() - self._moved_s[model] > _A_WHILE_S:
+                self.holds(
+                    model in self._reading.wanted, f"{model}/{version} had the traffic, and the disk knows nothing"
+                )
 
     def _is_kept(self, told: SwapOperation) -> None:
         """See that a swap which was told to have ended is on the disk as told; one that never began may be missing."""
@@ -140,6 +156,7 @@ class Promise09Journal(Oracle):
             self._recoveries.on_state(life, event)
         elif event.kind == "traffic_shifted":
             self._active[str(event.model)] = event.detail["to"]
+            self._moved_s[str(event.model)] = trio.current_time()
         elif event.kind == "model_recovered":
             self._recoveries.on_recovered(life, event)
 

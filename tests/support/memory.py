@@ -38,16 +38,18 @@ def in_its_own_process(test: Callable[..., Any]) -> Callable[..., Any]:
     """Run this test, which measures what the process occupies, in a process that has run no other.
 
     What other tests have freed lies in pages that hold something else as well, which nothing hands back: a model may
-    come to lie there, and the process does not grow by it.
+    come to lie there, and the process does not grow by it. It has two heaps: by default glibc begins a new one for each
+    of the first threads, eight for each core, so that a process grows by them for as long as that takes.
     """
     if os.environ.get(_ALONE):
         return test
 
     def alone(request: pytest.FixtureRequest) -> None:
         options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-rs", "-m", "")
+        environment = {**os.environ, _ALONE: "1", "MALLOC_ARENA_MAX": "2"}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, request.node.nodeid],
-            cwd=ROOT, env={**os.environ, _ALONE: "1"}, capture_output=True, text=True, check=False, timeout=_LIMIT_S,
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=_LIMIT_S,
         )  # fmt: skip
         if " skipped" in done.stdout and not done.returncode:
             pytest.skip(done.stdout)

@@ -14,9 +14,8 @@ import pytest
 import changeover
 from changeover import Engine
 from changeover.plugin import API_VERSION, Source
-from changeover.runtime.ports import SystemMemory
 from changeover_plugins.callable_loader import CallableModel
-from tests.support.memory import in_its_own_process, on_linux, resident_bytes, trim_as_at_the_start
+from tests.support.memory import in_its_own_process, on_linux, resident_bytes
 
 CYCLES = 200
 FIRST = 5
@@ -25,13 +24,6 @@ FIRST = 5
 MODEL_BYTES = 100_000_000
 PIECE_BYTES = 32_000
 LEFT_BEHIND_MAX = 10_000_000
-
-
-@pytest.fixture
-def _nothing_free_before() -> None:
-    """Hand back what other tests have left free in this process, or a model would lie there and take nothing more."""
-    trim_as_at_the_start()
-    SystemMemory().give_back(collect=True)
 
 
 class InPieces:
@@ -95,7 +87,7 @@ async def test_two_hundred_unloads_of_small_pieces_leave_nothing_behind() -> Non
 
 @on_linux
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nothing_free_before")
+@in_its_own_process
 async def test_two_hundred_unloads_of_an_onnx_model_leave_nothing_behind(tmp_path: Path) -> None:
     """A real session on a file of 100 MB; each cycle loads it, asks it once and unloads it (a minute in all)."""
     np = pytest.importorskip("numpy")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from changeover_sim.explorer.choices import cancel_anywhere as cancel_anywhere
     from changeover_sim.explorer.choices import choose as choose
     from changeover_sim.explorer.choices import touch as touch
+    from changeover_sim.explorer.choices import touch_next as touch_next
     from changeover_sim.explorer.errors import BadPolicy as BadPolicy
     from changeover_sim.explorer.errors import BadProgram as BadProgram
     from changeover_sim.explorer.errors import ExplorerError as ExplorerError
@@ -38,7 +39,7 @@ _ERRORS = (
     "Uncontrolled",
 )
 _HOMES = {
-    **dict.fromkeys(("cancel_anywhere", "choose", "touch"), "explorer.choices"),
+    **dict.fromkeys(("cancel_anywhere", "choose", "touch", "touch_next"), "explorer.choices"),
     **dict.fromkeys(_ERRORS, "explorer.errors"),
     **dict.fromkeys(("Failure", "Result"), "explorer.results"),
     **dict.fromkeys(("explore", "replay"), "explorer.search"),
@@ -74,6 +75,7 @@ __all__ = [
     "replay",
     "shrink",
     "touch",
+    "touch_next",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a program says to the explorer: `choose`, `cancel_anywhere` and `touch`.
+"""What a program says to the explorer: `choose`, `cancel_anywhere`, `touch` and `touch_next`.
 
 Owns the list of scopes that may be cancelled in one schedule; the schedule that runs in this thread is found here.
 """
@@ -17,6 +17,7 @@ from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import Abandoned, BadPolicy, NotExploring
 from changeover_sim.explorer.queue import RunQueue
 from changeover_sim.explorer.tape import CANCEL, VALUE, Chooser
+from changeover_sim.explorer.watching import Watching
 
 T = TypeVar("T")
 
@@ -38,8 +39,6 @@ class Choices:
 
     def __init__(self, chooser: Chooser) -> None:
         self.queue: RunQueue
-        self.touched: dict[object, set[Hashable]] = {}
-        """By task: what the work up to its next checkpoint touches."""
         self._chooser = chooser
         self._offers: list[Offer] = []
         self._offered = 0
@@ -139,8 +138,24 @@ def cancel_anywhere(scope: trio.CancelScope) -> None:
 def touch(resource: Hashable) -> None:
     """Say that the work of this task up to its next checkpoint uses `resource`; outside an exploration it does nothing.
 
-    Policies that look at conflicts (POS and SURW) use it; others do not.
+    Policies that look at conflicts use it (POS, SURW, and a search with sleep sets, which takes each task at its word);
+    others do not. A resource is known by its value, which must be the same in every schedule: a name, say.
     """
+    watching = _watching()
+    if watching is not None:
+        watching.touch(trio.lowlevel.current_task(), resource)
+
+
+def touch_next(resource: Hashable) -> None:
+    """Say that the work of this task behind its next checkpoint, up to the one after that, will use `resource`.
+
+    As `touch`, said one step ahead: policies that weigh what could come next can only use what is said by then.
+    """
+    watching = _watching()
+    if watching is not None:
+        watching.touch_next(trio.lowlevel.current_task(), resource)
+
+
+def _watching() -> Watching | None:
     choices: Choices | None = getattr(_here, "choices", None)
-    if choices is not None and trio.lowlevel.in_trio_task():
-        choices.touched.setdefault(trio.lowlevel.current_task(), set()).add(resource)
+    return choices.queue.watching if choices is not None and trio.lowlevel.in_trio_task() else None

@@ -51,7 +51,9 @@ def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["text"])
     failing = min((a for a in answers if a["index"] is not None), key=lambda a: a["index"], default=None)
-    found = Found(run=plan.schedules if failing is None else failing["index"] + 1)
+    stopped = any(answer["stopped"] for answer in answers)
+    ran = _distinct(answers) if stopped else plan.schedules
+    found = Found(run=ran if failing is None else failing["index"] + 1, stopped=stopped and failing is None)
     found.cut = sum(answer["cut"] for answer in answers)
     notes = dict.fromkeys(note for answer in answers for note in answer["notes"])
     failure = None
@@ -64,6 +66,13 @@ def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
             )
             failure = found.confirm(plan, stage)
     return found.result(plan, failure, machine.stopwatch() - began, notes)
+
+
+def _distinct(answers: list[dict[str, Any]]) -> int:
+    """Return how many schedules were run by processes that were stopped; the probes, which each runs, once."""
+    probes: int = max(min(answer["run"], PROBES) for answer in answers)
+    own: int = sum(max(0, answer["run"] - PROBES) for answer in answers)
+    return probes + own
 
 
 def _answer(process: Any, pipe: Connection) -> dict[str, Any]:
@@ -85,6 +94,7 @@ def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> N
             with lowest.get_lock():
                 lowest.value = min(lowest.value, found.index)
         answer = {"cut": found.cut, "index": found.index, "notes": list(stage.guard.notes)}
+        answer |= {"run": found.run, "stopped": found.stopped}
         answer |= {"ending": _fields(found.ending), "again": _fields(found.again)}
     except errors.ExplorerError as error:
         answer = {"error": type(error).__name__, "text": str(error)}

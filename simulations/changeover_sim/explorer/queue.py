@@ -14,6 +14,7 @@ from changeover_sim.explorer import inside_trio
 from changeover_sim.explorer.errors import BadPolicy
 from changeover_sim.explorer.tape import ORDER, Chooser, Decision
 from changeover_sim.explorer.timers import Clock, Due, Timers
+from changeover_sim.explorer.watching import Watching
 
 Mode = Literal["any-runnable", "trio-batch"]
 Timeouts = Literal["when-idle", "any-time"]
@@ -56,6 +57,8 @@ class RunQueue(list[Any]):
         """Told each task that is about to run and the deadline that woke it, or None and what else happens instead."""
         self.after_step: Callable[[], None] | None = None
         """Called between two steps; it may make more steps ready."""
+        self.watching: Watching | None = None
+        """Told of each step, for a policy that looks at conflicts."""
         self.idle_cushion_s: Callable[[], float] = lambda: math.inf
         """After how many seconds without a step somebody wants to be woken; infinity: nobody does."""
         self.last: Any = None
@@ -78,10 +81,12 @@ class RunQueue(list[Any]):
     def clear(self) -> None:
         """Keep everything: Trio clears its queue once it has made a copy, and the copy holds one step only."""
 
-    def __iter__(self) -> Iterator[Any]:  # noqa: C901 - the hot path, in one piece on purpose
+    def __iter__(self) -> Iterator[Any]:  # noqa: C901, PLR0912 - the hot path, in one piece on purpose
         """Choose the next step; nothing where there is none."""
         try:
             while self.halted is None:
+                if self.watching is not None:
+                    self.watching.ended()
                 if self.after_step is not None:
                     self._unseen = self._settled
                     self.after_step()
@@ -106,6 +111,8 @@ class RunQueue(list[Any]):
                 task = chosen if type(chosen) is _Task else self._fire(chosen)
                 if self.before_step is not None:
                     self.before_step(task, chosen)
+                if self.watching is not None:
+                    self.watching.begins(task)
                 if task is not None:
                     self.last = task
                     return iter((task,))
@@ -252,7 +259,7 @@ class RunQueue(list[Any]):
         self.halted = None
         self._limit = self.steps + _GIVING_UP_STEPS
         self._steps_max = 0
-        self.after_step = None
+        self.after_step = self.watching = None
         self._any_time = False
         self._decide_nothing()
 

@@ -55,6 +55,7 @@ def _plain(text: str) -> str:
 def result_text(result: Result) -> str:
     """Return one line for a result without a failure, the report for one with."""
     how = "all there are" if result.exhausted else f"{result.policy}, seed {result.seed}"
+    how += ", stopped by its time limit" if result.stopped else ""
     schedules = "schedule" if result.schedules_run == 1 else "schedules"
     count = f"{result.schedules_run:,} {schedules} ({how}), {result.schedules_per_s:,.0f}/s"
     found = (

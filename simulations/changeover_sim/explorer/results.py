@@ -29,7 +29,7 @@ class Failure:
     schedule_index: int
     """The number of the schedule in its exploration, from 0."""
     policy: str
-    """The policy that found it."""
+    """The policy that found it; of a portfolio, the arm that did."""
     seed: int
     """The seed of the exploration."""
     program: str
@@ -65,8 +65,15 @@ class Result:
     """Whether every schedule that the policy knows of was run."""
     policy: str
     seed: int
+    stopped: bool = False
+    """Whether the exploration ended early because its `seconds` were over."""
     notes: tuple[str, ...] = ()
     """What was seen and could not be controlled, such as files that the program writes."""
+
+    @property
+    def arm(self) -> str | None:
+        """The policy that found the failure, which of a portfolio is one of many; None: nothing failed."""
+        return None if self.failure is None else self.failure.policy
 
     def __str__(self) -> str:
         from changeover_sim.explorer.report import result_text  # noqa: PLC0415 - the report knows this class

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -19,8 +19,9 @@ from changeover_sim.explorer.errors import Abandoned, BadProgram
 from changeover_sim.explorer.guard import current_guard
 from changeover_sim.explorer.places import Names, place
 from changeover_sim.explorer.queue import Mode, RunQueue, Timeouts
-from changeover_sim.explorer.tape import Chooser, Decision
+from changeover_sim.explorer.tape import Chooser, Decision, Watcher
 from changeover_sim.explorer.trace import Recorder, Roll, Step
+from changeover_sim.explorer.watching import Watching
 
 Program = Callable[[], Awaitable[object]]
 
@@ -114,6 +115,8 @@ class Schedule:
         self.choices = choices_.Choices(chooser)
         self.queue = RunQueue(chooser, rules.mode, rules.timeouts, rules.steps_max)
         self.choices.queue = self.queue
+        if hasattr(chooser, "watch"):
+            self.queue.watching = Watching(cast("Watcher", chooser))
         self.threads = threads.Threads(self.queue.append, launch)
         self.leftover: tuple[str, ...] = ()
         self.blocked_at: str | None = None
@@ -130,8 +133,12 @@ class Schedule:
             recorder.follow(self.queue, self._names)
 
     def _hooks(self) -> dict[str, Callable[..., None]]:
-        spawned = {} if self._recorder is None else {"task_spawned": self._names.spawned}
-        return {"task_exited": self._task_exited, **spawned}
+        hooks: dict[str, Callable[..., None]] = {"task_exited": self._task_exited}
+        if self._recorder is not None:
+            hooks["task_spawned"] = self._names.spawned
+        if self.queue.watching is not None:
+            hooks["task_spawned"] = self._spawned
+        return hooks
 
     async def _main(self) -> None:
         made = self._program()
@@ -224,6 +231,11 @@ class Schedule:
                 raise leaf
             if isinstance(leaf, RuntimeError) and "run() from inside a run()" in str(leaf):
                 raise BadProgram("the program calls trio.run() itself; hand over the async function it runs") from error
+
+    def _spawned(self, task: inside_trio.Task) -> None:
+        self._names.spawned(task)
+        if self.queue.watching is not None:
+            self.queue.watching.spawned(task)
 
     def _task_exited(self, task: inside_trio.Task) -> None:
         if task is self.runner.main_task:

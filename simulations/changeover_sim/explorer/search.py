@@ -47,6 +47,7 @@ class Plan:
     seed: int
     rules: Rules
     name: str
+    seconds: float | None = None
 
     def chance(self, index: int) -> int:
         """Return the seed of the program's own draws in one schedule: the same in all of them for a search."""
@@ -55,7 +56,8 @@ class Plan:
 
     def token(self, index: int, ending: Ending, print_: int) -> token.Token:
         """Return what replays a schedule."""
-        picks, policy = picks_of(ending.tape), repr(self.policy)
+        picks, arm = picks_of(ending.tape), getattr(self.policy, "arm", None)
+        policy = repr(self.policy if arm is None else arm(index))
         return token.Token(
             self.name,
             self.rules,
@@ -79,6 +81,7 @@ def explore(
     mode: Mode = "any-runnable",
     timeouts: Timeouts = "when-idle",
     jobs: int = 1,
+    seconds: float | None = None,
     steps_max: int = 10_000,
     stall_s: float = 5.0,
 ) -> Result:
@@ -92,6 +95,8 @@ def explore(
     `policy` is a `RandomWalk()` unless told otherwise. `mode="trio-batch"` keeps to what stock Trio can do today: every
     ready task once, in any order, then the next batch. `timeouts="any-time"` lets a deadline come although something
     can run.
+    After `seconds` of real time no further schedule is begun, and `Result.stopped` says so: how many were run then
+    depends on the machine.
     Behind `steps_max` steps a schedule goes on first-in-first-out, behind twice as many it is given up.
 
     A worker thread takes no virtual time: a deadline beats it only with `timeouts="any-time"`. That `stall_s` is kept
@@ -101,7 +106,7 @@ def explore(
     `Stalled` where it makes no step for `stall_s` real seconds, `TrioNotSupported`, and ValueError for the rest.
     """
     policy = RandomWalk() if policy is None else policy
-    plan = _checked(program, schedules, policy, seed, Rules(mode, timeouts, steps_max, stall_s), jobs)
+    plan = _checked(program, schedules, policy, seed, Rules(mode, timeouts, steps_max, stall_s), jobs, seconds)
     if jobs > 1:
         from changeover_sim.explorer.processes import explore_in_processes  # noqa: PLC0415 - it knows this module
 
@@ -123,6 +128,8 @@ class Found:
     again: Ending | None = None
     """How the same schedule ended a second time, where that was another way."""
     exhausted: bool = False
+    stopped: bool = False
+    """Whether there was no more time."""
     cut: int = 0
     """How many schedules were longer than the limit, so that their ends were not explored."""
 
@@ -139,7 +146,8 @@ class Found:
         if self.cut:
             most = f"steps_max={plan.rules.steps_max:,}"
             told.append(f"{self.cut:,} schedules were longer than {most} and went on first-in-first-out from there")
-        return Result(failure, self.run, speed, self.exhausted, repr(plan.policy), plan.seed, tuple(told))
+        policy = repr(plan.policy)
+        return Result(failure, self.run, speed, self.exhausted, policy, plan.seed, self.stopped, tuple(told))
 
 
 class Search:
@@ -149,11 +157,15 @@ class Search:
         self._plan = plan
         self._stage = stage
         self._strategy = plan.policy.begin()
+        self._until_s = None if plan.seconds is None else machine.stopwatch() + plan.seconds
 
     def run(self, indices: Iterable[int]) -> Found:
         """Run these schedules up to the first that fails, or that goes another way when it is run again."""
         found = Found()
         for index in indices:
+            if self._until_s is not None and machine.stopwatch() >= self._until_s:
+                found.stopped = True
+                break
             ending = self._schedule(index)
             if ending is None:
                 found.exhausted = not found.cut
@@ -256,7 +268,9 @@ def _check_callable(program: Any) -> None:
         raise BadProgram(f"{wanted}: {error}; functools.partial takes arguments along") from None
 
 
-def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules, jobs: int) -> Plan:
+def _checked(
+    program: Any, schedules: int, policy: Any, seed: int, rules: Rules, jobs: int, seconds: float | None = None
+) -> Plan:
     """Return the plan, or raise for what cannot be meant."""
     _check_callable(program)
     for name, number in (("schedules", schedules), ("jobs", jobs), ("steps_max", rules.steps_max)):
@@ -276,4 +290,6 @@ def _checked(program: Any, schedules: int, policy: Any, seed: int, rules: Rules,
         raise ValueError(f"policy must be a policy such as RandomWalk(), not {policy!r}")
     if jobs > 1 and not policy.samples:
         raise ValueError(f"{policy!r} decides each schedule by the one before, so it cannot be shared out: use jobs=1")
-    return Plan(program, schedules, policy, seed, rules, token.name_of(program))
+    if seconds is not None and (type(seconds) not in {int, float} or not seconds > 0):
+        raise ValueError(f"seconds must be a number above 0, or None for no limit, not {seconds!r}")
+    return Plan(program, schedules, policy, seed, rules, token.name_of(program), seconds)

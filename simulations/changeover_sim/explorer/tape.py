@@ -5,7 +5,7 @@ Owns nothing but the tape of one schedule. A decision is a bare tuple: one is ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 ORDER, VALUE, CANCEL = 0, 1, 2
@@ -16,6 +16,9 @@ Decision = tuple[int, int, int]
 
 Picks = tuple[int, ...]
 """The alternatives taken, without those of the tail that are 0."""
+
+Path = tuple[int, ...]
+"""How a task came to be: the how manieth of its spawner's tasks it is, behind its spawner's own path."""
 
 
 class Chooser(Protocol):
@@ -31,6 +34,22 @@ class Chooser(Protocol):
 
     def cancel(self, scope: int, moment: int) -> bool:
         """Return whether to cancel a scope at this of its moments; scopes and moments are counted from 0."""
+        ...
+
+
+class Watcher(Chooser, Protocol):
+    """A chooser that looks at conflicts; tasks are the candidates that it is offered, and opaque."""
+
+    def watch(self, ahead: Callable[[Any], frozenset[Hashable]]) -> None:
+        """Begin; `ahead(candidate)` returns what its next step uses, as far as it said so by `touch_next`."""
+        ...
+
+    def spawned(self, task: Any, path: Path) -> None:
+        """See a new task; in every schedule in which the same was spawned in the same order it has the same path."""
+        ...
+
+    def made(self, task: Any, used: frozenset[Hashable]) -> None:
+        """See that a step was made, also one that was no choice, and what it used; None: of no task's."""
         ...
 
 

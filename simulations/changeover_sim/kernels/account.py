@@ -15,9 +15,9 @@ X, Y, Z = 1, 2, 4
 
 def tasks(expected: int) -> Tasks:
     """Return the check, which requires `expected` after both movements, the deposit of Y, and the withdrawal of Z."""
-    lock = Mutex()
-    balance = Cell(X)
-    deposited, withdrawn = Cell(value=False), Cell(value=False)
+    lock = Mutex("lock")
+    balance = Cell("balance", X)
+    deposited, withdrawn = Cell("deposited", value=False), Cell("withdrawn", value=False)
 
     async def check() -> None:
         async with lock:

@@ -9,10 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
-import trio
-from trio.lowlevel import checkpoint
-
-from changeover_sim.kernels.port import Cell, Mutex, Tasks, kernel
+from changeover_sim.kernels.port import Cell, Flag, Mutex, Tasks, kernel
 
 
 def tasks(*, corrected: bool) -> Tasks:
@@ -21,35 +18,27 @@ def tasks(*, corrected: bool) -> Tasks:
     SCTBench's stopper looks once whether the count is zero; this one waits, as the driver does. There the adder also
     counts down if it was turned away; that cannot fail the assertion, is a second mistake, and is left out.
     """
-    gate: AbstractAsyncContextManager[None] = Mutex() if corrected else nullcontext()
-    stopping, stopped = Cell(value=False), Cell(value=False)
-    pending = Cell(1)
-    drained = trio.Event()
-
-    async def count(step: int) -> int:
-        await checkpoint()
-        pending.value += step  # atomic in the original
-        return pending.value
+    gate: AbstractAsyncContextManager[None] = Mutex("gate") if corrected else nullcontext()
+    stopping, stopped = Cell("stopping", value=False), Cell("stopped", value=False)
+    pending = Cell("pending", 1)
+    drained = Flag("drained")
 
     async def count_down() -> None:
-        if await count(-1) == 0:
-            await checkpoint()
-            drained.set()
+        if await pending.add(-1) == 0:
+            await drained.set()
 
     async def stopper() -> None:
         async with gate:
             await stopping.set(True)
         await count_down()
-        await checkpoint()
-        if not drained.is_set():  # `wait` on one that is set would be a second scheduling point
-            await drained.wait()
+        await drained.wait()
         await stopped.set(True)
 
     async def adder() -> None:
         async with gate:
             turned_away = await stopping.get()
             if not turned_away:
-                await count(+1)
+                await pending.add(+1)
         if not turned_away:
             assert not await stopped.get(), f"a request is served by a stopped driver, {pending.value} pending"
             await count_down()

@@ -13,9 +13,9 @@ from changeover_sim.kernels.port import Cell, Mutex, Tasks, kernel
 
 def tasks(*, corrected: bool) -> Tasks:
     """Return the task that counts up and the one that counts down; `corrected`, both take A first."""
-    a, b = Mutex(), Mutex()
+    a, b = Mutex("lock a"), Mutex("lock b")
     one, other = (a, b) if corrected else (b, a)
-    counter = Cell(1)
+    counter = Cell("counter", 1)
 
     async def up() -> None:
         async with a, b:

@@ -13,7 +13,7 @@ from changeover_sim.kernels.port import Kernel, Mutex, Program, Tasks, kernel
 
 def tasks(number: int, *, corrected: bool) -> Tasks:
     """Return the `number` philosophers; `corrected`, each takes the fork of the lower number first: the last, right."""
-    forks = [Mutex() for _ in range(number)]
+    forks = [Mutex(f"fork {n}") for n in range(number)]
 
     def philosopher(left: int) -> Program:
         right = (left + 1) % number

@@ -13,8 +13,8 @@ from changeover_sim.kernels.port import Cell, Mutex, Tasks, kernel
 
 def tasks(limit: int) -> Tasks:
     """Return the two that add and the check, which fails at `limit` or more; 3 is reached, 4 never."""
-    lock = Mutex()
-    data = Cell(0)
+    lock = Mutex("lock")
+    data = Cell("data", 0)
 
     async def add_1() -> None:
         async with lock:

@@ -19,10 +19,10 @@ def tasks(*, corrected: bool) -> Tasks:
     The reads and writes are those of the original, one by one, although the lock keeps them together: a task that is
     longer under the lock is less often the first at the next one, and that is what the bug hangs on.
     """
-    lock = Mutex()
-    top = Cell(0)
-    flag = Cell(value=False)
-    slots = [Cell(0) for _ in range(SIZE)]
+    lock = Mutex("lock")
+    top = Cell("top", 0)
+    flag = Cell("flag", value=False)
+    slots = [Cell(f"slot {n}", 0) for n in range(SIZE)]
 
     async def push(number: int) -> None:
         assert await top.get() < SIZE, "the stack overflows"

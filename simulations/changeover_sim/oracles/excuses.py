@@ -220,10 +220,11 @@ _MET = (
 
 
 def swap_in_progress(facts: Facts, call: Call) -> bool:
-    """Hold where another swap of the same model was on its way."""
+    """Hold where another swap of the same model was on its way, or next in line."""
     other = any(order.kind in _SWAPS for order in facts.overlapped(call))
     return other or any(
-        facts.was_swapping(call, model) or facts.was_recovering(call, model) for model in about_models(call)
+        facts.was_swapping(call, model) or facts.is_in_line(model) or facts.was_recovering(call, model)
+        for model in about_models(call)
     )
 
 

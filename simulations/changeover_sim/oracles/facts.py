@@ -182,6 +182,12 @@ class Facts:
         since = self._since(call)
         return any(span.held_since(since) for swap, span in self._swaps.get(model, {}).items() if swap != but)
 
+    def is_in_line(self, model: str) -> bool:
+        """Return whether a swap that somebody has started and left alone has not begun, as far as was told."""
+        told = self._swaps.get(model, {})
+        started = (order for order in self.ordered((model,)) if order.kind == "start_swap" and order.value is not None)
+        return any(order.value not in told for order in started)
+
     def was_recovering(self, call: Call, model: str) -> bool:
         """Return whether a model was being brought back at some time."""
         recovery = self.life.engine._recovery

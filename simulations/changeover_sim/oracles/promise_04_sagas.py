@@ -59,6 +59,8 @@ class Promise04Sagas(Oracle):
         self._loads_since_s: dict[str, float] = {}
         self._served: dict[str, dict[str, Made]] = {}
         """By swap, the models of the old versions that were ready when their drain began."""
+        self._movers: dict[str, list[str]] = {}
+        """By model, the swaps that got past their pivot, in that order."""
         self._stands: dict[str, list[str]] = {}
         """By swap, what was true when its undoing was over."""
 
@@ -99,6 +101,8 @@ class Promise04Sagas(Oracle):
             self._loads_since_s[course.id] = trio.current_time()
             self._fresh[course.id] = [m for m, state in states.items() if state in ("registered", "unloaded", "failed")]
         elif step == DRAIN:
+            for member in course.members:
+                self._movers.setdefault(member.model, []).append(course.id)
             self._served[course.id] = {
                 member.model: made
                 for member in course.members
@@ -133,6 +137,7 @@ class Promise04Sagas(Oracle):
             return  # the engine leads nobody anywhere any more, and empties every version
         for member in course.members:
             if step == SHIFT:
+                self._takes_its_own_back(course, member)
                 self._has_traffic_back(life, course, member)
             elif step == DRAIN:
                 state, name = status(life, member.model, member.from_version), f"{member.model}/{member.from_version}"
@@ -143,6 +148,12 @@ class Promise04Sagas(Oracle):
                     state in (*_GONE, None) or self._is_wanted_by_another(life, course, member),
                     f"swap {course.id} has unloaded {member.model}/{member.to_version} again, which is {state}",
                 )
+
+    def _takes_its_own_back(self, course: Course, member: Member) -> None:
+        movers = self._movers.get(member.model, [])
+        if course.id in movers:
+            text = f"swap {course.id} has taken the traffic of {member.model} back, which {movers[-1]} has moved since"
+            self.holds(movers[-1] == course.id, text)
 
     def _has_traffic_back(self, life: Life, course: Course, member: Member) -> None:
         shares = self._shares.get(member.model, {})

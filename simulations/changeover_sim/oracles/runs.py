@@ -84,8 +84,8 @@ class Ran:
 
         Looked up inside, in the account, because a copy is just what nobody sees from outside.
         """
-        if self.call.kind != "infer":
-            return False
+        if self.call.kind != "infer" or self.call.number in self.runs[-1].made.failed:
+            return False  # whoever runs what failed runs it in the place of that one
         for loaded in made.life.engine._host.living():
             if loaded.is_open and loaded.model is made:
                 return "shadow" in loaded.account.kinds()

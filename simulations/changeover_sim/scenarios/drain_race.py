@@ -13,8 +13,9 @@ def draw(streams: Streams) -> Shape:
         tuple(drawn),
         first_of(drawn),
         (
-            ("unloader", 2), ("loader", 2), ("swapper", 1), ("leaser", 2), ("waiting leaser", 3), ("thread", 1),
-            ("streamer", 3), ("asker", 2), ("tracker", 2), ("waiter", 2), ("warmer", 1), ("bystander", 1),
+            ("unloader", 1), ("hasty unloader", 1), ("loader", 2), ("swapper", 1), ("leaser", 2), ("waiting leaser", 3),
+            ("thread", 1), ("streamer", 3), ("asker", 2), ("tracker", 2), ("waiter", 2), ("warmer", 1),
+            ("bystander", 1),
         ),
         faults(streams, likely),
         traits={

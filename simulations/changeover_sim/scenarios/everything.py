@@ -1,5 +1,7 @@
 """All of it at once."""
 
+import attrs
+
 from changeover_sim.scenarios.drawing import BYSTANDER, COMMON, faults, first_of, parts, sudden
 from changeover_sim.simulate.actors.chance import DRAINS, PLANS
 from changeover_sim.simulate.shape import Ending, Scenario, Shape
@@ -19,9 +21,9 @@ def draw(streams: Streams) -> Shape:
         for _ in range(chance.randint(1, 3))
     )  # fmt: skip
     everybody = (
-        "swapper", "group swapper", "steerer", "undoer", "loader", "unloader", "warmer", "registrar", "asker",
-        "keyed asker", "set asker", "streamer", "leaser", "waiting leaser", "set leaser", "thread", "tracker", "waiter",
-        "reader",
+        "swapper", "group swapper", "steerer", "turner", "undoer", "loader", "unloader", "hasty unloader", "warmer",
+        "registrar", "asker", "keyed asker", "set asker", "streamer", "leaser", "waiting leaser", "set leaser",
+        "thread", "tracker", "waiter", "reader",
     )  # fmt: skip
     likely = {
         **COMMON, "journal-hung": 0.1, "journal-fsync": 0.1, "not-registered": 0.1, "mailbox-of-one": 0.1,
@@ -29,11 +31,17 @@ def draw(streams: Streams) -> Shape:
     }  # fmt: skip
     many = len({part.model for part in drawn})
     options = {"memory_budget_bytes": 10 * many + 10} if chance.random() < 0.2 else {}  # noqa: PLR2004 - a fifth
+    actors = (("asker", 2), ("swapper", 1), ("bystander", 1), *((name, 1) for name in chance.sample(everybody, 9)))
+    on = faults(streams, likely) | {life.how for life in lives if life.how != "close"}
+    if options:
+        on |= {"budget-of-one"}
+    if "mailbox-of-one" in on:
+        drawn = [part if part.bystander else attrs.evolve(part, queue_limit=1) for part in drawn]
     return Shape(
         tuple(drawn),
         first_of(drawn),
-        (("asker", 2), ("swapper", 1), ("bystander", 1), *((name, 1) for name in chance.sample(everybody, 9))),
-        faults(streams, likely) | {life.how for life in lives if life.how != "close"},
+        actors,
+        on,
         lives,
         horizon_s=5.0,
         options={**options, "close_timeout_s": chance.choice((1.0, 10.0))},

@@ -14,13 +14,13 @@ def draw(streams: Streams) -> Shape:
         tuple(drawn),
         first_of(drawn),
         (
-            ("swapper", 3), ("steerer", 1), ("undoer", 1), ("asker", 3), ("keyed asker", 2), ("streamer", 1),
-            ("leaser", 1), ("waiting leaser", 1), ("thread", 1), ("bystander", 1), ("tracker", 1),
+            ("swapper", 2), ("turner", 1), ("steerer", 1), ("undoer", 1), ("asker", 3), ("keyed asker", 2),
+            ("streamer", 1), ("leaser", 1), ("waiting leaser", 1), ("thread", 1), ("bystander", 1), ("tracker", 1),
         ),
         faults(streams, {**COMMON, "close-hangs": 0.4}),
         traits={
             "plans": ("at once", "at once", "confirmed", "canary", "samples"),
-            "drains": ("patient", "short", "none", "cancel", "rollback", "wait"),
+            "drains": ("patient", "short", "none", "cancel", "rollback", "patient rollback", "wait"),
             "hurry": streams.shape.choice((0.1, 0.4, 0.8)),
         },
     )  # fmt: skip

@@ -6,14 +6,14 @@ What a run may do is never more than what the design promises to survive.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from random import Random
 
 import trio
 
 FAULTS: dict[str, str] = {
     "load-raises": "a loader raises",
-    "load-leaks": "a loader raises behind a part of its work: what it had begun is still there",
+    "load-leaks": "a loader raises at the end of its work, and nobody hands over what it had made by then",
     "load-hangs": "a load's thread hangs until the faults are off",
     "load-slow": "a load takes longer than its time limit",
     "warm-up-raises": "a model raises on its warm-up data",
@@ -55,8 +55,6 @@ class Faults:
         self.struck: Counter[str] = Counter()
         """How often each has struck."""
         self.stopped = False
-        self.at_stop: Callable[[], None] = lambda: None
-        """What else is switched off with them."""
         self._chance = chance
         self._released = trio.Event()
 
@@ -90,5 +88,4 @@ class Faults:
     def stop(self) -> None:
         """Switch all of them off, and let go of what hangs."""
         self.stopped = True
-        self.at_stop()
         self._released.set()

@@ -148,11 +148,16 @@ class Life:
             self.world = HostileWorld(self, self._threads.start_soon, self.journal)
             self.run.desk.threads = self.world.threads
             async with trio.open_nursery() as self.callers:
+                disk.heal()  # what was wrong with it in the life before
                 disk.fails(self._count_entry, "full")
                 if self.ending.how != "close" and not self.calm:
                     self.callers.start_soon(self._end)
-                with suppress(ChangeoverError), self._scope:
-                    await self._serve(body)
+                try:
+                    with self._scope:
+                        await self._serve(body)
+                except ChangeoverError:
+                    if not self.dead:  # a dead one hears that its journal is gone; of others it is a crash
+                        raise
                 self.closing = True
                 if self.dead:
                     self.callers.cancel_scope.cancel()

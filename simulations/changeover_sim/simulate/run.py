@@ -45,11 +45,10 @@ class Run:
         self.desk: Desk
         self.judge = Judge()
         self.lives: list[Life] = []
-        self.sink = Sink(self.streams.sites)
+        self.sink = Sink(self.streams.sites, may_fire=partial(self.faults.strikes, "buggify"))
         """What the engine's marks on rare branches tell."""
-        self.faults.at_stop = self.sink.off
-        if "buggify" not in self.shape.faults:
-            self.sink.off()
+        for shaped in sorted(self.shape.faults & {"mailbox-of-one", "budget-of-one"}):
+            self.faults.note(shaped)  # they are drawn with the shape, and strike all of the run
         self.judge.appoint(oracles(self))
         self._calls, self._made = count(), count()
 

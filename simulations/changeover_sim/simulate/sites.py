@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -63,13 +63,18 @@ def names(kind: Kind) -> tuple[str, ...]:
 class Sink:
     """Who listens to the marks during one run."""
 
-    def __init__(self, random: Random, of: Iterable[str] | None = None) -> None:
-        """Draw which of the sites may fire, by default of all; each then has chance of its own, in whatever order."""
+    def __init__(
+        self, random: Random, of: Iterable[str] | None = None, may_fire: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Draw which of the sites may fire, by default of all; each then has chance of its own, in whatever order.
+
+        `may_fire` is asked each time that one is about to.
+        """
         self.reached: Counter[str] = Counter()
         """How often each branch was reached, also where a rare thing was only asked about."""
         self.fired: Counter[str] = Counter()
         """How often each rare thing was done."""
-        self._is_off = False
+        self._may_fire = may_fire
         drawn = ((name, random.random() < SHARE, random.getrandbits(64)) for name in sorted(_rare(of)))
         self._chances = {name: Random(seed) for name, may, seed in drawn if may}
 
@@ -77,10 +82,6 @@ class Sink:
     def active(self) -> tuple[str, ...]:
         """The sites that may fire in this run, sorted."""
         return tuple(self._chances)
-
-    def off(self) -> None:
-        """Fire no more, for what is left of the run; what is reached is still counted."""
-        self._is_off = True
 
     # --- what the engine calls ---
 
@@ -92,7 +93,7 @@ class Sink:
         """Return whether a rare thing is done this time."""
         self.reached[name] += 1
         chance = self._chances.get(name)
-        if self._is_off or chance is None or chance.random() >= SHARE:
+        if chance is None or chance.random() >= SHARE or not self._may_fire():
             return False
         self.fired[name] += 1
         return True

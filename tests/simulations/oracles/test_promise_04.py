@@ -28,13 +28,14 @@ DRAINED = shape(
     (("swapper", 2), ("undoer", 3), ("leaser", 4)), ONES, drains=("patient", "rollback"), horizon_s=8.0, hurry=0.1
 )
 FAILING = shape((("swapper", 3),), parts("1", "2", "3", load_s=(0.25,)), faults=["load-raises"], horizon_s=5.0)
+TURNED = shape((("turner", 1),), ONES, horizon_s=8.0, hurry=0.1)
 GROUPED = shape((("group swapper", 3), ("undoer", 1)), (*ONES, *parts("1", "2", model="b")), horizon_s=5.0)
 KILLED = shape(
     (("swapper", 3), ("undoer", 1)), ONES, lives=(Ending("kill", entry=5, rounds=2), Ending("close-early", 1.5))
 )
 
 
-@pytest.mark.parametrize("small", [SWAPPED, RAMPED, DRAINED, FAILING, GROUPED, KILLED])
+@pytest.mark.parametrize("small", [SWAPPED, RAMPED, DRAINED, FAILING, TURNED, GROUPED, KILLED])
 def test_silent(small: Shape) -> None:
     """Nothing is wrong with the engine as it is."""
     assert_silent(Promise04Sagas, small)
@@ -55,6 +56,17 @@ def test_a_slot_that_is_given_up_before_the_pivot_is_found(monkeypatch: pytest.M
 
     monkeypatch.setattr(Steps, "_load_new", leave_first)
     assert_found(Promise04Sagas, SWAPPED, "are both before their pivot")
+
+
+def test_an_old_drain_that_takes_back_what_younger_swaps_have_moved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version has the traffic again, by a younger swap: that of the old one is not to be given back."""
+
+    def may(saga: Saga) -> bool:
+        slots = saga._world.slots
+        return saga.holds_slot or all(slots.holder(model) is None for model in saga.models)
+
+    monkeypatch.setattr(Saga, "_may_take_slot", may)
+    assert_found(Promise04Sagas, TURNED, "has taken the traffic of a back")
 
 
 @pytest.mark.parametrize("small", [RAMPED, FAILING])

@@ -116,8 +116,7 @@ def test_the_same_seed_fires_the_same_in_whatever_order_it_is_asked() -> None:
 
 def test_what_is_switched_off_counts_and_does_not_fire() -> None:
     """For what is left of a run."""
-    sink = Sink(Random(1), MANY)
-    sink.off()
+    sink = Sink(Random(1), MANY, may_fire=lambda: False)
     assert not any(sink.fires(name) for name in MANY * 20)
     sink.reach("one")
     assert (sink.fired.total(), sink.reached["one"], sink.reached[MANY[0]]) == (0, 1, 20)

@@ -22,8 +22,10 @@ ACTORS: Mapping[str, Actor] = {
     "group swapper": operators.group_swapper,
     "loader": operators.loader,
     "unloader": operators.unloader,
+    "hasty unloader": operators.hasty_unloader,
     "warmer": operators.warmer,
     "registrar": operators.registrar,
     "steerer": steering.steerer,
+    "turner": steering.turner,
     "undoer": steering.undoer,
 }

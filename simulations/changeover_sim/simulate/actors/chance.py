@@ -42,6 +42,7 @@ DRAINS: dict[str, Drain] = {
     "cancel": Drain(0.5, "cancel", 0.5),
     "cancel at once": Drain(0.0, "cancel", 0.25),
     "rollback": Drain(0.75, "rollback"),
+    "patient rollback": Drain(2.0, "rollback"),
     "wait": Drain(0.5, "wait"),
     "streams first": Drain(1.5, "cancel", 0.5, stream_deadline_s=0.5),
 }

@@ -27,16 +27,21 @@ async def leaser(life: Life, chance: Random) -> None:
     while life.goes_on:
         await draw.pause(life, chance)
         model, stays_s = draw.model(life, chance), chance.choice((0.0, 0.25, 0.5, 2.0))
-
-        async def work(call: Call, model: str = model, stays_s: float = stays_s) -> None:
-            lease = life.engine.lease(model, version=call.version, key=call.key, request_id=f"lease {call.number}")
-            with lease as held, _holding(life, call, f"{model}/{held.version}"):
-                await life.sleep(stays_s)
-                held.infer(inputs_of(call.number, call.does))
-
         key = chance.choice(draw.KEYS) if chance.random() < 0.3 else None  # noqa: PLR2004 - three in ten
         version = None if key else _named(life, chance, model)
-        await life.call("lease", work, model=model, version=version, key=key)
+        await hold(life, model, stays_s, version=version, key=key)
+
+
+async def hold(life: Life, model: str, stays_s: float, version: str | None = None, key: str | None = None) -> None:
+    """Hold a version for some virtual seconds, and use it at the end."""
+
+    async def work(call: Call) -> None:
+        lease = life.engine.lease(model, version=version, key=key, request_id=f"lease {call.number}")
+        with lease as held, _holding(life, call, f"{model}/{held.version}"):
+            await life.sleep(stays_s)
+            held.infer(inputs_of(call.number, call.does))
+
+    await life.call("lease", work, model=model, version=version, key=key)
 
 
 async def waiting_leaser(life: Life, chance: Random) -> None:

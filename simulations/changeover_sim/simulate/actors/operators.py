@@ -6,6 +6,7 @@ What is refused is refused; the oracles know what may be.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -70,19 +71,29 @@ async def unloader(life: Life, chance: Random) -> None:
     while life.goes_on:
         await draw.pause(life, chance, 2.0)
         model = draw.model(life, chance)
-        name, drain = draw.drain(life, chance)
+        name, _ = draw.drain(life, chance)
         force = chance.random() < life.run.shape.traits.get("force", 0.15)
+        await _unload(life, model, draw.version(life, chance, model), name, force=force)
 
-        async def work(call: Call) -> Any:
-            assert call.model is not None
-            assert call.version is not None
-            return await life.engine.unload(
-                call.model, call.version, drain=call.options["drain"], force=call.options["force"]
-            )
 
+async def hasty_unloader(life: Life, chance: Random) -> None:
+    """Unload a version that has no time at all, and in the next moment be out of patience with those who hold it."""
+    while life.goes_on:
+        await draw.pause(life, chance, 2.0)
+        model = draw.model(life, chance)
         version = draw.version(life, chance, model)
-        options = {"drain": drain, "force": force, "names": (name,)}
-        await life.call("unload", work, model=model, version=version, options=options)
+        for drain in ("none", "cancel at once"):
+            life.start(partial(_unload, force=True), life, model, version, drain)
+            await draw.pause(life, chance, 0.25)
+
+
+async def _unload(life: Life, model: str, version: str, drain: str, *, force: bool) -> None:
+    async def work(call: Call) -> Any:
+        asked = {name: value for name, value in call.options.items() if name != "names"}
+        return await life.engine.unload(model, version, **asked)
+
+    options = {"drain": draw.DRAINS[drain], "force": force, "names": (drain,)}
+    await life.call("unload", work, model=model, version=version, options=options)
 
 
 async def warmer(life: Life, chance: Random) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from changeover import SwapOperation
 from changeover_sim.simulate.actors import chance as draw
+from changeover_sim.simulate.actors.holders import hold
 from changeover_sim.simulate.calls import Call
 from changeover_sim.simulate.life import Life
 
@@ -18,13 +19,18 @@ async def steerer(life: Life, chance: Random) -> None:
     """Pause, resume, promote or abort any swap that runs; or start one and leave it alone."""
     while life.goes_on:
         await draw.pause(life, chance)
-        running = [operation for operation in life.engine.swaps() if not operation.state.ended]
+        running = _running(life)
         if not running:
-            await _start(life, chance)
+            model = draw.model(life, chance)
+            await _start(life, model, draw.other_version(life, chance, model), draw.order(life, chance))
             continue
         operation = chance.choice(running)
         kind = chance.choice(("pause", "resume", "promote", "abort", "wait_for_swap"))
         await _steer(life, kind, operation)
+
+
+def _running(life: Life) -> list[SwapOperation]:
+    return [operation for operation in life.engine.swaps() if not operation.state.ended]
 
 
 async def _steer(life: Life, kind: str, operation: SwapOperation) -> None:
@@ -46,17 +52,37 @@ async def _resume_later(life: Life, operation: SwapOperation) -> None:
         await _steer(life, "resume", operation)
 
 
-async def _start(life: Life, chance: Random) -> None:
-    model = draw.model(life, chance)
-    order = draw.order(life, chance)
+async def turner(life: Life, chance: Random) -> None:
+    """Move a model on, further on and back again, while the first of its versions is still in use."""
+    while life.goes_on:
+        await draw.pause(life, chance, 2.0)
+        if _running(life):
+            continue  # else the line would grow and grow
+        model = draw.model(life, chance)
+        first = draw.other_version(life, chance, model)
+        others = [one for one in life.run.shape.versions(model) if one != first]
+        second = chance.choice(others or [first])
+        life.start(hold, life, model, 3.0)
+        await draw.pause(life, chance, 0.25)
+        for version, name in ((first, "patient rollback"), (second, "none"), (first, "none")):
+            order = {
+                "plan": draw.PLANS["at once"],
+                "drain": draw.DRAINS[name],
+                "timeouts": None,
+                "on_busy": "queue",
+                "names": ("at once", name),
+            }
+            await _start(life, model, version, order)
+            await draw.pause(life, chance, 0.25)
 
+
+async def _start(life: Life, model: str, version: str, order: dict[str, Any]) -> None:
     async def work(call: Call) -> Any:
         asked = {name: value for name, value in call.options.items() if name != "names"}
         assert call.model is not None
         assert call.version is not None
         return life.engine.start_swap(call.model, call.version, **asked)
 
-    version = draw.other_version(life, chance, model)
     await life.call("start_swap", work, model=model, version=version, options=order)
 
 

@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from changeover_sim.explorer.search import explore as explore
     from changeover_sim.explorer.search import replay as replay
     from changeover_sim.explorer.shrink import shrink as shrink
+    from changeover_sim.policies.dpor import DPOR as DPOR
     from changeover_sim.policies.exhaustive import Exhaustive as Exhaustive
     from changeover_sim.policies.pct import PCT as PCT
+    from changeover_sim.policies.portfolio import Portfolio as Portfolio
+    from changeover_sim.policies.pos import POS as POS
     from changeover_sim.policies.random_walk import RandomWalk as RandomWalk
+    from changeover_sim.policies.starvation import Starvation as Starvation
+    from changeover_sim.policies.surw import SURW as SURW
     from changeover_sim.ports import Duration as Duration
     from changeover_sim.ports import World as World
     from changeover_sim.ports import open_world as open_world
@@ -46,13 +51,21 @@ _HOMES = {
     "VirtualDisk": "disk",
     "shrink": "explorer.shrink",
     "Exhaustive": "policies.exhaustive",
+    "Starvation": "policies.starvation",
+    "SURW": "policies.surw",
+    "Portfolio": "policies.portfolio",
+    "POS": "policies.pos",
+    "DPOR": "policies.dpor",
     "PCT": "policies.pct",
     "RandomWalk": "policies.random_walk",
     **dict.fromkeys(("Duration", "World", "open_world"), "ports"),
 }
 
 __all__ = [
+    "DPOR",
     "PCT",
+    "POS",
+    "SURW",
     "BadPolicy",
     "BadProgram",
     "Duration",
@@ -60,9 +73,11 @@ __all__ = [
     "ExplorerError",
     "Failure",
     "NotExploring",
+    "Portfolio",
     "RandomWalk",
     "Result",
     "Stalled",
+    "Starvation",
     "TokenError",
     "TrioNotSupported",
     "Uncontrolled",

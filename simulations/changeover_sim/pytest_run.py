@@ -6,10 +6,7 @@ Owns nothing. The plugin imports it when the first marked test is run, and with 
 from __future__ import annotations
 
 import inspect
-import os
-import shlex
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -17,17 +14,20 @@ from typing import Any
 import pytest
 import trio
 
+from changeover_sim.explorer import machine
+from changeover_sim.explorer.compare import parting
 from changeover_sim.explorer.errors import ExplorerError
-from changeover_sim.explorer.report import failure_text
-from changeover_sim.explorer.results import Failure, Result
-from changeover_sim.explorer.schedule import leaves
+from changeover_sim.explorer.results import Failure
 from changeover_sim.explorer.search import explore, replay
 from changeover_sim.explorer.shrink import shrink
 from changeover_sim.pytest_plugin import MARKER, SECTION, fail
+from changeover_sim.pytest_told import Figures, Told, raised_in, report
 
 _SHRINK_RUNS = 500
 _MAGIC = (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception)
 """What a test raises to end in another way than by passing or failing."""
+
+NO_LONGER = "the schedule no longer fails"
 
 
 class Program:
@@ -35,7 +35,7 @@ class Program:
 
     __call__: Any = property(attrgetter("_call"))  # no frame of this file: it would stand in the recorded schedule
 
-    def __init__(self, item: pytest.Function, test: Callable[..., Any], fixtures: dict[str, Any]) -> None:
+    def __init__(self, item: pytest.Function, test: Callable[..., Any], fixtures: Mapping[str, Any]) -> None:
         """Name it like the item, so that the variants of a parametrised test have a name each."""
         classes = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
         self.__module__ = getattr(item.module, "__name__", "")
@@ -44,26 +44,51 @@ class Program:
         self._call = partial(test, **fixtures)
 
 
-def run(item: pytest.Function, test: Callable[..., Any], fixtures: dict[str, Any]) -> None:
+def run(item: pytest.Function, test: Callable[..., Any], fixtures: Mapping[str, Any]) -> None:
     """Explore a test, or run the one schedule that was asked for, and end as it does."""
-    _refuse_clocks(item, fixtures)
-    program: Any = Program(item, test, fixtures)
+    refuse_clocks(item, fixtures)
+    program = Program(item, test, fixtures)
     token = item.config.getoption("explore_replay")
     try:
-        result = explore(program, **_options(item)) if token is None else replay(program, token)
-        failure = result.failure
-        if failure is not None:
-            _end_by_magic(failure)
-            failure = _smaller(item, program, failure) if token is None else failure
+        if token is None:
+            _explored(item, program)
+        else:
+            _replayed(item, program, token)
     except (ExplorerError, ValueError) as error:
         fail(item, f"{type(error).__name__}: {error}")
-    if failure is not None:
-        pytest.fail(_report(item, result, failure), pytrace=False)
-    passed = str(result) if token is None else "\n".join(["the schedule no longer fails", *_notes(result)])
-    item.add_report_section("call", SECTION, passed)
 
 
-def _refuse_clocks(item: pytest.Item, fixtures: dict[str, Any]) -> None:
+def _explored(item: pytest.Function, program: Any) -> None:
+    began = machine.stopwatch()
+    result = explore(program, **options(item))
+    figures = Figures.of(result, machine.stopwatch() - began)
+    item.user_properties.extend(figures.properties())
+    if result.failure is None:
+        say(item, figures.summary(), result.notes)
+        return
+    end_by_magic(result.failure)
+    told = aloud(item, program, shrunk(program, result.failure))
+    pytest.fail(report(item, told, figures.ran(), result.notes), pytrace=False)
+
+
+def _replayed(item: pytest.Function, program: Any, token: str) -> None:
+    if item.config.getoption("explore_inputs") is not None:
+        raise ValueError("the test draws no inputs; leave --explore-inputs out")
+    result = replay(program, token)
+    if result.failure is None:
+        say(item, NO_LONGER, result.notes)
+        return
+    end_by_magic(result.failure)
+    told = aloud(item, program, beside(program, result.failure))
+    pytest.fail(report(item, told, Figures.of(result, 0).ran(), result.notes), pytrace=False)
+
+
+def say(item: pytest.Function, sentence: str, notes: Iterable[str]) -> None:
+    """Put what is to be said of a test that passed into its report."""
+    item.add_report_section("call", SECTION, "\n".join([sentence, *(f"note: {note}" for note in notes)]))
+
+
+def refuse_clocks(item: pytest.Item, fixtures: Mapping[str, Any]) -> None:
     """Refuse what pytest-trio would hand over to `trio.run`, and what would be ignored here in silence."""
     for name, value in fixtures.items():
         if isinstance(value, trio.abc.Clock | trio.abc.Instrument):
@@ -74,28 +99,60 @@ def _refuse_clocks(item: pytest.Item, fixtures: dict[str, Any]) -> None:
             )
 
 
-def _options(item: pytest.Function) -> dict[str, Any]:
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def options(item: pytest.Function) -> dict[str, Any]:
     """Return the marker's arguments; the command line overrides them."""
     marker = item.get_closest_marker(MARKER)
-    options = {} if marker is None else dict(marker.kwargs)
-    for name in ("schedules", "seed"):
+    found = {} if marker is None else dict(marker.kwargs)
+    for name in ("schedules", "seed", "seconds", "jobs"):
         given = item.config.getoption(f"explore_{name}")
-        if given is not None:
-            options[name] = given
-    return options
+        if given is not None and (name != "jobs" or _samples(found)):
+            found[name] = given
+    if type(found.get("jobs")) is int:
+        found["jobs"] = _share(item.config, found["jobs"])
+    return found
 
 
-def _smaller(item: pytest.Function, program: Any, failure: Failure) -> Failure:
-    """Return the failure shrunk, or as it is where it cannot be."""
+def _samples(found: Mapping[str, Any]) -> bool:
+    """Return whether the policy's schedules can be shared out: a search's cannot, and then the option does nothing."""
+    return getattr(found.get("policy"), "samples", True) is not False
+
+
+def _share(config: pytest.Config, jobs: int) -> int:
+    """Return how many processes a test may have, so that the workers of pytest-xdist have no more in all than asked."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    return max(1, jobs // workers) if jobs > 0 else jobs
+
+
+# --- a failure --------------------------------------------------------------------------------------------------------
+
+
+def shrunk(program: Any, failure: Failure) -> Told:
+    """Return the failure shrunk, or as it is where it cannot be, and where it parts from a schedule that passes."""
     if failure.verdict == "nondeterminism":
-        return failure
+        return failure, None
     try:
         token = shrink(program, failure.token, runs=_SHRINK_RUNS)
-        _forget_output(item)
-        smaller = replay(program, token).failure
+        small = replay(program, token).failure
     except ExplorerError:  # a schedule on the way there could not be judged; the one found was
-        return failure
-    return failure if smaller is None or _magic(smaller) is not None else smaller
+        return failure, None
+    return beside(program, failure if small is None or magic(small) is not None else small)
+
+
+def beside(program: Any, failure: Failure) -> Told:
+    """Return a failure, and where it parts from a schedule that passes."""
+    return failure, parting(program, failure.token)
+
+
+def aloud(item: pytest.Function, program: Any, told: Told) -> Told:
+    """Run a failing schedule once more, so that the report shows what this one prints and nothing else."""
+    failure, parted = told
+    if failure.verdict == "nondeterminism":
+        return told
+    _forget_output(item)
+    return (replay(program, failure.token).failure or failure), parted
 
 
 def _forget_output(item: pytest.Function) -> None:
@@ -105,54 +162,19 @@ def _forget_output(item: pytest.Function) -> None:
         capture.read_global_capture()
 
 
-# --- how it ends ------------------------------------------------------------------------------------------------------
+# --- ending in another way --------------------------------------------------------------------------------------------
 
 
-def _end_by_magic(failure: Failure) -> None:
+def end_by_magic(failure: Failure) -> None:
     """Skip, xfail or stop where the test said so in its schedule."""
-    raised = _magic(failure)
+    raised = magic(failure)
     if raised is not None:
         if failure.schedule_index:
             raised.msg = f"{raised.msg} (in schedule {failure.schedule_index})"
         raise raised from None
 
 
-def _magic(failure: Failure) -> Any:
+def magic(failure: Failure) -> Any:
     """Return the call of `pytest.skip()` and the like that ended a schedule; None where anything else was raised."""
-    raised = _raised(failure)
+    raised = raised_in(failure)
     return raised[0] if raised and all(isinstance(leaf, _MAGIC) for leaf in raised) else None
-
-
-def _raised(failure: Failure) -> list[BaseException]:
-    """Return what the test raised, out of the groups that nurseries make."""
-    return [] if failure.exception is None else leaves(failure.exception)
-
-
-def _report(item: pytest.Function, result: Result, failure: Failure) -> str:
-    """Return the failure as the explorer tells it, with a command line of pytest that runs it again."""
-    count = "1 schedule was run" if result.schedules_run == 1 else f"{result.schedules_run:,} schedules were run"
-    command = ["pytest", *_selection(item), _nodeid(item), "--explore-replay", failure.token]
-    told = failure_text(failure, again=["Run it again with:", shlex.join(command)])
-    return "\n".join([f"{_headline(failure)} ({count})", "", told, *_notes(result)])
-
-
-def _notes(result: Result) -> list[str]:
-    return [f"note: {note}" for note in result.notes]
-
-
-def _headline(failure: Failure) -> str:
-    """Return what stands in pytest's summary, which has one line."""
-    raised = _raised(failure)
-    return traceback.format_exception_only(raised[0])[0].partition("\n")[0] if raised else failure.verdict
-
-
-def _nodeid(item: pytest.Function) -> str:
-    """Return the node id as it must be typed in the folder that pytest was started in."""
-    path = os.path.relpath(item.path, item.config.invocation_params.dir)
-    return f"{path}::{item.nodeid.partition('::')[2]}"
-
-
-def _selection(item: pytest.Function) -> list[str]:
-    """Return the option `-m` where the test was selected by one that is not in the project's settings."""
-    expression = item.config.getoption("markexpr")
-    return ["-m", expression] if expression and expression not in item.config.getini("addopts") else []

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import json
 import sys
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -21,11 +20,9 @@ import attrs
 import changeover_sim
 
 if TYPE_CHECKING:
-    from changeover_sim.explorer.places import Place
+    from changeover_sim.explorer.compare import Parting
     from changeover_sim.explorer.results import Result
     from changeover_sim.explorer.token import Token
-    from changeover_sim.explorer.trace import Step
-    from changeover_sim.explorer.waits import Wait
 
 _FAILED = 1
 _USAGE = 2
@@ -48,6 +45,9 @@ class ReplayCommand:
         parser.add_argument("token", metavar="TOKEN", help="what the report of a failure ends with")
         text = "run this program, whatever the token says: one that has moved, or that was run as a script"
         parser.add_argument("--program", metavar="MODULE:FUNCTION", help=text)
+        parser.add_argument("--full", action="store_true", help="leave nothing out of the report")
+        text = "write a page with the timeline, the graph and the table into this file; it needs no network"
+        parser.add_argument("--html", metavar="FILE", help=text)
         parser.add_argument("--json", action="store_true", help="print one JSON object for machines, nothing else")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -59,7 +59,9 @@ class ReplayCommand:
         except (_Refused, changeover_sim.ExplorerError, ValueError) as error:
             print(f"changeover: {' '.join(str(error).split())}", file=sys.stderr)
             return _USAGE
-        print(json.dumps(_as_json(replayed), indent=2) if arguments.json else _text(replayed.result))
+        print(json.dumps(_as_json(replayed), indent=2) if arguments.json else _text(replayed, full=arguments.full))
+        if arguments.html is not None and not _written(replayed, arguments.html):
+            return _USAGE
         return 0 if replayed.result.failure is None else _FAILED
 
 
@@ -77,11 +79,35 @@ class _Replayed:
     text: str
     made: Token
     result: Result
+    parting: Parting | None
+    """Where it first differs from a schedule that passes; None: none was found, or it passes itself."""
 
 
-def _text(result: Result) -> str:
-    told = "the schedule no longer fails" if result.failure is None else str(result.failure)
-    return "\n".join([told, *(f"note: {note}" for note in result.notes)])
+def _text(replayed: _Replayed, *, full: bool) -> str:
+    from changeover_sim.explorer.report import failure_text, notes  # noqa: PLC0415 - importing a command must be cheap
+
+    result, failure = replayed.result, replayed.result.failure
+    told = "the schedule no longer fails"
+    if failure is not None:
+        told = failure_text(failure, parting=replayed.parting, full=full)
+    return "\n".join([told, *notes(result)])
+
+
+def _written(replayed: _Replayed, file: str) -> bool:
+    """Write the page; return False where that is not possible, and say why."""
+    failure = replayed.result.failure
+    if failure is None:
+        print("no page is written: the schedule does not fail", file=sys.stderr)
+        return True
+    from changeover_sim.explorer.telling.page import page  # noqa: PLC0415 - importing a command must be cheap
+
+    try:
+        Path(file).write_text(page(failure, replayed.parting, replayed.result.notes), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"changeover: the page cannot be written: {error}", file=sys.stderr)
+        return False
+    print(f"the page is in {file}", file=sys.stderr)
+    return True
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
@@ -90,6 +116,7 @@ def _text(result: Result) -> str:
 def _replayed(text: str, named: str | None) -> _Replayed:
     """Run a token's schedule; raises `_Refused` and what `replay` raises."""
     from changeover_sim.explorer import token  # noqa: PLC0415 - importing a command must be cheap; this imports Trio
+    from changeover_sim.explorer.compare import parting  # noqa: PLC0415 - the same
 
     made, replay = token.decode(text), changeover_sim.replay
     with _current_directory():
@@ -97,7 +124,8 @@ def _replayed(text: str, named: str | None) -> _Replayed:
         if named is not None:
             made = attrs.evolve(made, program=token.name_of(program))
             text = token.encode(made)
-        return _Replayed(text, made, replay(program, text))
+        result = replay(program, text)
+        return _Replayed(text, made, result, parting(program, text) if result.failure else None)
 
 
 def _program(name: str, *, is_chosen: bool) -> Callable[..., Any]:
@@ -161,51 +189,18 @@ def _current_directory() -> Generator[None, None, None]:
 
 def _as_json(replayed: _Replayed) -> dict[str, Any]:
     """Return all that is known of a replay; the keys are the same whether it failed or not."""
+    from changeover_sim.explorer.telling.as_json import failure_as_json  # noqa: PLC0415 - importing a command is cheap
+
     made, result, failure = replayed.made, replayed.result, replayed.result.failure
+    told = failure_as_json(failure, replayed.parting)
     return {
-        "verdict": None if failure is None else failure.verdict,
-        "exception": None if failure is None or failure.exception is None else _raised(failure.exception),
+        "verdict": told.pop("verdict"),
+        "exception": told.pop("exception"),
         "program": made.program,
         "policy": made.policy,
         "seed": made.seed,
         "schedule_index": made.index,
-        "steps": [] if failure is None else list(map(_step, failure.trace)),
-        "waiting": [] if failure is None else list(map(_wait, failure.waiting)),
-        "leftover": [] if failure is None else failure.leftover,
-        "stock": None if failure is None else failure.stock,
-        "notes": result.notes,
+        **told,
+        "notes": list(result.notes),
         "token": replayed.text if failure is None else failure.token,
     }
-
-
-def _raised(error: BaseException) -> str:
-    """Return what the program raised, out of the groups that nurseries make, each as a traceback ends."""
-    from changeover_sim.explorer.schedule import leaves  # noqa: PLC0415 - importing a command must be cheap
-
-    return "".join(line for leaf in leaves(error) for line in traceback.format_exception_only(leaf)).rstrip()
-
-
-def _step(step: Step) -> dict[str, Any]:
-    return {
-        "task": step.task,
-        "time_s": step.time_s,
-        "begins": _place(step.begins),
-        "lines": list(map(_place, step.lines)),
-        "ends": _place(step.ends),
-        "cause": step.cause,
-        "skipped": step.skipped,
-    }
-
-
-def _wait(wait: Wait) -> dict[str, Any]:
-    return {
-        "task": wait.task,
-        "place": _place(wait.place),
-        "primitive": wait.primitive,
-        "holders": wait.holders,
-        "until_s": wait.until_s,
-    }
-
-
-def _place(place: Place | None) -> dict[str, Any] | None:
-    return None if place is None else {**attrs.asdict(place), "text": place.text}

@@ -45,6 +45,22 @@ async def wait():
         nursery.start_soon(lock.acquire)
         await trio.sleep_forever()
 
+async def both():
+    a, b = trio.Lock(), trio.Lock()
+    async def take(first, second):
+        async with first:
+            await trio.sleep(1)
+            async with second:
+                pass
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, a, b, name="left")
+        nursery.start_soon(take, b, a, name="right")
+
+async def long():
+    for _ in range(400):
+        await trio.sleep(0)
+    raise ValueError
+
 async def inside():
     async with trio.open_nursery():
         raise KeyError("gone")
@@ -173,6 +189,7 @@ def test_json_of_an_exception(token_of: Callable[..., str], capsys: Saw) -> None
     said = capsys.readouterr()
     told = json.loads(said.out)
     steps = told.pop("steps")
+    parting = told.pop("parting")
     assert told == {
         "verdict": "exception",
         "exception": "AssertionError: 1 lost",
@@ -180,7 +197,11 @@ def test_json_of_an_exception(token_of: Callable[..., str], capsys: Saw) -> None
         "policy": "RandomWalk()",
         "seed": 3,
         "schedule_index": tokens.decode(token).index,
+        "deviations": [step["number"] for step in steps if step["skipped"]],
         "waiting": [],
+        "graph": [],
+        "cycle": [],
+        "held": [],
         "leftover": [],
         "stock": told["stock"],
         "notes": [],
@@ -189,7 +210,12 @@ def test_json_of_an_exception(token_of: Callable[..., str], capsys: Saw) -> None
     assert "counted 1" in said.err
     assert steps[0]["task"] == "program"
     assert steps[0]["lines"][0] | {"file": ""} == {"file": "", "line": 6, "function": "count", "text": "total = 0"}
-    assert steps[0].keys() == {"task", "time_s", "begins", "lines", "ends", "cause", "skipped"}
+    assert steps[0].keys() == {
+        *("number", "task", "time_s", "begins", "lines", "ends", "cause", "skipped", "choices", "taken", "given"),
+    }
+    assert parting.keys() == {"step", "kind", "fails", "passes", "token", "schedules_run"}
+    assert parting["fails"] == steps[parting["step"] - 1]
+    assert parting["passes"]["task"] != parting["fails"]["task"]
 
 
 def test_json_of_a_group(token_of: Callable[..., str], capsys: Saw) -> None:
@@ -224,6 +250,87 @@ def test_json_of_a_schedule_that_no_longer_fails(
     told = json.loads(capsys.readouterr().out)
     assert list(told) == keys
     assert (told["verdict"], told["steps"], told["token"], len(told["notes"])) == (None, [], token, 1)
+
+
+def test_json_of_a_deadlock_has_graph_and_holders(token_of: Callable[..., str], capsys: Saw) -> None:
+    """Who waits for whom as pairs, the circle by its tasks, and who holds what since which step and line."""
+    assert main(["replay", token_of("both"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    pairs = {(edge["waiter"], edge["holder"], edge["primitive"], edge["in_cycle"]) for edge in told["graph"]}
+    assert pairs >= {("left", "right", "trio.Lock", True), ("right", "left", "trio.Lock", True)}
+    assert sorted(told["cycle"]) == ["left", "right"]
+    held = {one["task"]: one for one in told["held"]}
+    assert held.keys() == {"left", "right"}
+    for name, one in held.items():
+        assert (one["primitive"], one["place"]["text"]) == ("trio.Lock", "async with first:")
+        step = told["steps"][one["step"] - 1]
+        assert step["task"] == name
+        assert step["taken"] == [one]
+
+
+# --- where it differs, all of it, as a page ---------------------------------------------------------------------------
+
+
+def test_the_first_difference_is_told(token_of: Callable[..., str], capsys: Saw) -> None:
+    """The report says in which step it parts from what passes; what the runs print that find it is not shown."""
+    assert main(["replay", token_of()]) == 1
+    said = capsys.readouterr().out
+    assert "is the first that differs from the nearest schedule that passes: here add" in " ".join(said.split())
+    assert said.count("\ncounted ") == 1
+
+
+def test_full_leaves_nothing_out(token_of: Callable[..., str], capsys: Saw) -> None:
+    """What is folded in the report is there with --full."""
+    token = token_of("long")
+    assert main(["replay", token]) == 1
+    short = capsys.readouterr().out.splitlines()
+    assert main(["replay", token, "--full"]) == 1
+    full = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("steps in order ...") for line in short)
+    assert not any("..." in line for line in full)
+    assert len(short) < 60
+    assert len(full) > 400
+
+
+def test_the_page_is_written(token_of: Callable[..., str], capsys: Saw) -> None:
+    """--html writes a page, says where, and changes nothing else."""
+    token = token_of("both")
+    assert main(["replay", token]) == 1
+    before = capsys.readouterr()
+    assert main(["replay", token, "--html", "out.html"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (before.out, before.err + "the page is in out.html\n")
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>\n<html")
+    assert token in page
+    assert "trio.Lock (cycle)" in page
+
+
+def test_page_and_json_go_together(token_of: Callable[..., str], capsys: Saw) -> None:
+    """With both the page is written, and nothing but the object is printed."""
+    assert main(["replay", token_of(), "--json", "--html", "out.html"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "exception"
+    assert Path("out.html").exists()
+
+
+@pytest.mark.parametrize("file", ["no/such/folder/out.html", ".", "nul\0l"])
+def test_a_page_that_cannot_be_written(token_of: Callable[..., str], file: str, capsys: Saw) -> None:
+    """The report is told all the same, then one line says what is wrong, and the status is that of bad usage."""
+    assert main(["replay", token_of(), "--html", file]) == 2
+    said = capsys.readouterr()
+    assert "AssertionError: 1 lost" in said.out
+    assert said.err.startswith("changeover: the page cannot be written: ")
+    assert said.err.count("\n") == 1
+
+
+def test_no_page_where_nothing_fails(write: Callable[..., Any], token_of: Callable[..., str], capsys: Saw) -> None:
+    """A schedule that no longer fails has nothing to show, and an old page is left alone."""
+    token = token_of()
+    write("async def count(): pass")
+    Path("out.html").write_text("old")
+    assert main(["replay", token, "--html", "out.html"]) == 0
+    assert "no page is written: the schedule does not fail" in capsys.readouterr().err
+    assert Path("out.html").read_text() == "old"
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -330,3 +437,4 @@ def test_it_is_a_command() -> None:
     command.configure(parser)
     arguments = parser.parse_args(["sx1-x"])
     assert (arguments.token, arguments.program, arguments.json) == ("sx1-x", None, False)
+    assert (arguments.full, arguments.html) == (False, None)

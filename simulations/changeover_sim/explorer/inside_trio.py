@@ -55,7 +55,7 @@ NAMES: tuple[tuple[Any, str], ...] = (
     *((Task, name) for name in ("_cancel_status", "_runner", "custom_sleep_data", "iter_await_frames", "name")),
     *((trio.CancelScope, name) for name in ("_cancel_status", "_registered_deadline", "_has_been_entered")),
     (trio.CancelScope, "_cancel_called"),
-    *((trio.Nursery, name) for name in ("_children", "_cancel_status")),
+    *((trio.Nursery, name) for name in ("_children", "_cancel_status", "_closed")),
     *(((trio.CancelScope, "_cancel"),) if hasattr(run_loop, "CancelReason") else ()),  # both since Trio 0.31
     (run_loop.CancelStatus, "encloses"),
     (Task, "_child_nurseries"),
@@ -240,6 +240,40 @@ def abort(task: Task, error: BaseException) -> None:
 def waits(task: Task) -> bool:
     """Return whether the task is parked: neither runnable nor ended."""
     return task._next_send_fn is None
+
+
+def has_ended(task: Task) -> bool:
+    """Return whether the task has returned or raised."""
+    return task.coro.cr_frame is None
+
+
+def joined_by(task: Task) -> tuple[Any, Task] | None:
+    """Return the nursery that was over when this task, its last, ended, and the task that waited for it, if any did."""
+    nursery = task.parent_nursery
+    return (nursery, nursery.parent_task) if nursery is not None and nursery._closed else None
+
+
+def keeps_open(task: Task | None, child: Task) -> bool:
+    """Return whether it is sure that the nursery which `child` is in cannot end before `task` does.
+
+    So it is for a task that is in it, too, or opened it. There is none around Trio's own first task.
+    """
+    nursery = child.parent_nursery
+    if nursery is None or task is nursery.parent_task:
+        return True
+    while task is not None and task.parent_nursery is not None:
+        if task.parent_nursery is nursery:
+            return True
+        task = task.parent_nursery.parent_task
+    return False
+
+
+def scope_of(task: Task) -> tuple[object, bool]:
+    """Return what stands for the innermost scope that the task is in, and whether a cancellation reaches it there."""
+    status: Any = task._cancel_status
+    if status is None and task.parent_nursery is not None:  # it has ended, as far inside as it began
+        status = task.parent_nursery._cancel_status
+    return status, status is not None and status.effectively_cancelled
 
 
 def deadline_of(task: Task) -> float:

@@ -68,7 +68,7 @@ def failure_of(made: token.Token, ending: Ending, difference: str = "") -> Failu
 
 def fingerprint(ending: Ending) -> int:
     """Return a checksum over who did what in a schedule, by line and not by folder."""
-    return zlib.crc32("\n".join(map(str, ending.trace)).encode())
+    return zlib.crc32("\n".join(map(str, ending.trace)).encode(errors="backslashreplace"))
 
 
 def _difference(first: Ending, second: Ending, recorded: Ending, again: Ending) -> str:

@@ -21,7 +21,7 @@ from changeover_sim.explorer import inside_trio
 _HERE = str(Path(__file__).resolve().parent) + os.sep
 _BENEATH = tuple(
     str(Path(found.origin).resolve().parent) + os.sep
-    for name in ("attr", "outcome", "sniffio", "sortedcontainers", "_pytest", "pluggy")
+    for name in ("attr", "outcome", "sniffio", "sortedcontainers", "hypothesis", "_pytest", "pluggy")
     if (found := find_spec(name)) and found.origin
 )
 """What Trio and the tests themselves stand on: nobody looks for a bug of his own there."""

@@ -221,6 +221,8 @@ class RunQueue(list[Any]):
         return True
 
     def _bring_back(self) -> None:
+        if not self._aside:
+            return
         self.extend(self._aside)
         self._aside.clear()
         self._settled = 0

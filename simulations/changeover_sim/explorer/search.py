@@ -30,7 +30,7 @@ from changeover_sim.explorer.schedule import (
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Chooser, Played, picks_of
 from changeover_sim.explorer.trace import Recorder, Roll
-from changeover_sim.policies import Policy, RandomWalk
+from changeover_sim.policies import Policy, Portfolio
 
 _ORDER_STREAM, _CHANCE_STREAM = 1, 2
 _TWICE_EVERY = 100
@@ -92,7 +92,7 @@ def explore(
     raising, by a deadlock or a livelock, or by returning while a system task that it spawned is still running. The same
     arguments find the same failure; with `jobs` processes it is that of the lowest index, whoever finds it.
 
-    `policy` is a `RandomWalk()` unless told otherwise. `mode="trio-batch"` keeps to what stock Trio can do today: every
+    `policy` is a `Portfolio()` unless told otherwise. `mode="trio-batch"` keeps to what stock Trio can do today: every
     ready task once, in any order, then the next batch. `timeouts="any-time"` lets a deadline come although something
     can run.
     After `seconds` of real time no further schedule is begun, and `Result.stopped` says so: how many were run then
@@ -105,7 +105,7 @@ def explore(
     Raises `BadProgram` for what is no such program, `Uncontrolled` where it uses real sockets, threads or processes,
     `Stalled` where it makes no step for `stall_s` real seconds, `TrioNotSupported`, and ValueError for the rest.
     """
-    policy = RandomWalk() if policy is None else policy
+    policy = Portfolio() if policy is None else policy
     plan = _checked(program, schedules, policy, seed, Rules(mode, timeouts, steps_max, stall_s), jobs, seconds)
     if jobs > 1:
         from changeover_sim.explorer.processes import explore_in_processes  # noqa: PLC0415 - it knows this module

@@ -38,7 +38,10 @@ class Chooser(Protocol):
 
 
 class Watcher(Chooser, Protocol):
-    """A chooser that looks at conflicts; tasks are the candidates that it is offered, and opaque."""
+    """A chooser that looks at conflicts; tasks are the candidates that it is offered, and opaque.
+
+    One that has a method `waits(task)` is also told of each task that waits, or has ended, behind its step.
+    """
 
     def watch(self, ahead: Callable[[Any], frozenset[Hashable]]) -> None:
         """Begin; `ahead(candidate)` returns what its next step uses, as far as it said so by `touch_next`."""

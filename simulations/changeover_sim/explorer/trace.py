@@ -5,6 +5,7 @@ Owns Python's trace function while it records, and gives it back; only a replay 
 
 from __future__ import annotations
 
+import math
 import sys
 from types import FrameType
 from typing import Any
@@ -12,13 +13,20 @@ from typing import Any
 import attrs
 
 from changeover_sim.explorer import inside_trio
+from changeover_sim.explorer.holding import Held, Ledger
 from changeover_sim.explorer.places import Names, Place, is_own, of_thread, place
 from changeover_sim.explorer.queue import PassingTime, RunQueue
-from changeover_sim.explorer.tape import CANCEL, ORDER
+from changeover_sim.explorer.tape import CANCEL, ORDER, VALUE, Decision
 from changeover_sim.explorer.timers import Due
 
 STEPS_MAX = 2_000
 """How many steps of a schedule are recorded."""
+
+CANCELLED = "cancel_anywhere"
+"""The cause of a step before which the explorer cancelled a scope."""
+
+_AROUND = 3
+"""How many steps behind one are recorded where only that one is wanted, and what came before."""
 
 
 @attrs.frozen
@@ -39,6 +47,19 @@ class Step:
     """What happened beside it or instead of it: a deadline that came, an exception that the checkpoint raised."""
     skipped: int
     """How many others were ready before it and were passed over; 0: first-in-first-out would have done the same."""
+    number: int = 0
+    """Which step of the schedule it is, from 1; those that Trio makes for itself are not counted."""
+    choices: tuple[int, ...] = ()
+    """What `choose` returned in it, each as the option's index."""
+    taken: tuple[Held, ...] = ()
+    """What was taken in it: most often by its task, by another where it was handed over."""
+    given: tuple[Held, ...] = ()
+    """What was given back in it."""
+
+    @property
+    def deviates(self) -> bool:
+        """Whether first-in-first-out, without a cancellation and with first options only, would have it otherwise."""
+        return bool(self.skipped) or CANCELLED in self.cause or any(self.choices)
 
     def __str__(self) -> str:
         return f"{self.task} {self.begins} -> {self.ends} {self.cause}".strip()
@@ -55,6 +76,8 @@ class Roll:
     def __init__(self) -> None:
         self.calls: list[str] = []
         """A line for each step."""
+        self.marks: list[tuple[int, int]] = []
+        """For each step its number in the queue, and how many decisions had been made when it began."""
         self._names = Names()
         self._queue: RunQueue
 
@@ -76,21 +99,28 @@ class Roll:
         named = sorted(ready, key=inside_trio.spawn_order)[:_NAMED_MAX]
         others = [*map(self._names.of, named), *([f"{len(ready)} in all"] if len(ready) > _NAMED_MAX else [])]
         name = _cause(chosen) if task is None else self._names.of(task)
+        self.marks.append((self._queue.steps, len(self._queue.tape)))
         self.calls.append(f"{name}, ready beside it: {', '.join(others) or 'nobody'}")
 
 
 class Recorder:
     """Records one schedule, the last `STEPS_MAX` steps of it."""
 
-    def __init__(self, steps: int) -> None:
-        """Take down the end of a schedule of so many steps: what is long past is left out, since it takes long."""
-        self._from = steps - STEPS_MAX
+    def __init__(self, steps: int, *, around: int | None = None) -> None:
+        """Take down the end of a schedule of so many steps: what is long past is left out, since it takes long.
+
+        With `around` that is the end of what came before that step of the queue's, and a few steps more.
+        """
+        self._from = (steps if around is None else around) - STEPS_MAX
+        self._until = math.inf if around is None else around + _AROUND
         self._steps: list[Step] = []
         self._names = Names()
         self._queue: RunQueue
         self._task: Any = None
         self._open: tuple[str, float, Place | None, str, int] | None = None
         self._seen = 0
+        self._number = 0
+        self._ledger = Ledger()
         self.stock = True
         """Whether stock Trio could have made the schedule up to here."""
         self.calls: list[str] = []
@@ -115,20 +145,19 @@ class Recorder:
         self._queue.before_step = None
 
     def _step(self, task: Any, chosen: Any) -> None:
-        self._close()
-        decisions = self._queue.tape[self._seen :]
-        self._seen = len(self._queue.tape)
+        decisions = self._close()
+        name = "" if task is None else self._names.of(task)
+        self._number += not name.startswith("<")
         skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
         self._follow_batches(task, chosen)
-        if self._queue.steps < self._from:
+        if not self._from <= self._queue.steps <= self._until:
             return
         begins = error = None
         if task is not None:
             begins = None if inside_trio.is_fresh(task) else place(task)
             error = inside_trio.error_of(task)
         cancelled = any(kind == CANCEL and taken for kind, _, taken in decisions)
-        causes = [_cause(chosen), "cancel_anywhere" if cancelled else "", type(error).__name__ if error else ""]
-        name = "" if task is None else self._names.of(task)
+        causes = [_cause(chosen), CANCELLED if cancelled else "", type(error).__name__ if error else ""]
         self._task, self._open = task, (name, self._queue.clock.now, begins, ", ".join(filter(None, causes)), skipped)
         sys.settrace(self._trace)
 
@@ -148,17 +177,27 @@ class Recorder:
             self.stock = self.stock and chosen in self._batch
         self._batch.discard(chosen if task is None else task)
 
-    def _close(self) -> None:
+    def _close(self) -> list[Decision]:
+        """Close the step that is open, if any; return what was decided since it began."""
         sys.settrace(self._before)
+        decisions = self._queue.tape[self._seen :]
+        self._seen = len(self._queue.tape)
         if self._open is None:
-            return
+            return decisions
         (name, time_s, begins, cause, skipped), self._open = self._open, None
         ends = None if self._task is None else place(self._task)
-        self._steps.append(Step(name, time_s, begins, tuple(self._lines), ends, cause, skipped))
+        choices = tuple(taken for kind, _, taken in decisions if kind == VALUE)
+        changes = self._ledger.settle(self._number, self._names)
+        lines = tuple(self._lines)
+        self._steps.append(Step(name, time_s, begins, lines, ends, cause, skipped, self._number, choices, *changes))
         self._lines.clear()
+        return decisions
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        return self._line if is_own(frame.f_code.co_filename) else None
+        if is_own(frame.f_code.co_filename):
+            return self._line
+        self._ledger.called(frame, self._task)
+        return None
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Any:
         if event == "line":

@@ -37,6 +37,7 @@ class Wait:
     task_key: Any = attrs.field(repr=False, default=None)
     holder_keys: tuple[Any, ...] = attrs.field(repr=False, default=())
     needs: str = attrs.field(repr=False, default=_FOR_ALL)
+    thing: Any = attrs.field(repr=False, default=None)
 
     def __str__(self) -> str:
         at = "" if self.place is None else f" at {self.place} in {self.place.function}"
@@ -76,7 +77,7 @@ def _is_stuck(wait: Wait, stuck: Iterable[Any]) -> bool:
 
 def _wait(task: Any, names: Names) -> Wait:
     found = inside_trio.frames(task)
-    primitive, holders, needs = _primitive(task, found)
+    primitive, holders, needs, thing = _primitive(task, found)
     holders = sorted((holder for holder in holders if holder is not task), key=inside_trio.spawn_order)
     deadline = inside_trio.deadline_of(task)
     return Wait(
@@ -88,19 +89,20 @@ def _wait(task: Any, names: Names) -> Wait:
         task,
         tuple(holders),
         needs,
+        thing,
     )
 
 
-def _primitive(task: Any, found: Sequence[tuple[Any, int]]) -> tuple[str, list[Any], str]:
-    """Return what the task is parked in, who holds it, and whether it needs one of them or all."""
+def _primitive(task: Any, found: Sequence[tuple[Any, int]]) -> tuple[str, list[Any], str, Any]:
+    """Return what the task is parked in, who holds it, whether it needs one of them or all, and the thing itself."""
     things = inside_trio.primitives(found)
     for thing in things:
         for kind, look in _KINDS:
             if isinstance(thing, kind):
-                return look(thing)
+                return *look(thing), thing
     inner = [frame.f_code.co_qualname for frame, _ in found if inside_trio.is_of_trio(frame.f_code.co_filename)]
     outermost = inner[0] if inner else "wait_task_rescheduled"
-    return _PLAIN.get(outermost, outermost), inside_trio.lot_holders(task.custom_sleep_data), _FOR_ONE
+    return _PLAIN.get(outermost, outermost), inside_trio.lot_holders(task.custom_sleep_data), _FOR_ONE, None
 
 
 _PLAIN = {

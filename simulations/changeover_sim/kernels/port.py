@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
-from changeover_sim.explorer.choices import touch_next
+from changeover_sim.explorer.choices import touch, touch_next
 
 T = TypeVar("T")
 
@@ -202,12 +202,18 @@ def _ports(module: str, tasks: Callable[[], Tasks], prefix: str) -> Mapping[str,
 
 
 def _program(module: str, name: str, make: Callable[[], Tasks], pause: int) -> Program:
+    # What is nobody else's business says so as well: of steps that say nothing anything must be feared.
+    async def begin(task: Program, task_name: str) -> None:
+        touch(f"the first step of {task_name}")
+        await task()
+
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             for number, (task_name, task) in enumerate(make().items()):
                 for _ in range(pause if number else 0):
+                    touch_next("the parent")
                     await checkpoint()
-                nursery.start_soon(task, name=task_name)
+                nursery.start_soon(begin, task, task_name, name=task_name)
 
     # Whoever reports a failure asks the function where it lives, to say how it is run again.
     run.__module__, run.__name__, run.__qualname__ = module, name, name

@@ -5,11 +5,11 @@ Owns nothing. A policy knows decisions, and nothing of Trio: candidates are opaq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import ClassVar, Protocol
 
-from changeover_sim.explorer.tape import Chooser, Decision
+from changeover_sim.explorer.tape import ORDER, Chooser, Decision
 
 PROBES = 100
 """How many schedules a sampling policy takes its measure from, such as how long they are."""
@@ -42,6 +42,44 @@ class Policy(Protocol):
     def begin(self) -> Strategy:
         """Return a strategy that has seen nothing yet."""
         ...
+
+
+class Measures:
+    """What is measured in the probes by all policies that draw over the length of a schedule; a portfolio has one."""
+
+    def __init__(self) -> None:
+        self.cancels = Cancels()
+        self.decisions_max = 1
+        """How many decisions of order a schedule can have."""
+
+    def learn(self, index: int, tape: Sequence[Decision]) -> None:
+        """Learn how long a schedule can be."""
+        if index < PROBES:
+            self.decisions_max = max(self.decisions_max, sum(1 for kind, _, _ in tape if kind == ORDER))
+
+
+class Measured:
+    """A strategy that has measures."""
+
+    def __init__(self) -> None:
+        self.measures = Measures()
+
+    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
+        """Learn how long a schedule can be."""
+        self.measures.learn(index, tape)
+        return True
+
+
+class Drawing:
+    """What all who draw have in common: an option is any, with the same probability."""
+
+    def __init__(self, rng: Random, measures: Measures, index: int) -> None:
+        self._random: Callable[[], float] = rng.random
+        self.cancel = measures.cancels.drawn(index, rng).cancel
+
+    def value(self, width: int) -> int:
+        """Return any option."""
+        return int(self._random() * width)
 
 
 class Cancels:

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from changeover_sim.explorer.tape import ORDER, Decision
-from changeover_sim.policies.base import PROBES, Cancels, Drawn
+from changeover_sim.policies.base import Drawing, Measured, Measures
 
 
 def _at_least_one(_: object, __: object, value: Any) -> None:
@@ -35,33 +34,26 @@ class PCT:
         return Priorities(self.depth)
 
 
-class Priorities:
+class Priorities(Measured):
     """PCT over one program: it measures how many decisions a schedule has, and spreads its demotions over them."""
 
     def __init__(self, depth: int) -> None:
+        super().__init__()
         self._demotions = depth - 1
-        self._decisions_max = 1
-        self._cancels = Cancels()
 
     def chooser(self, index: int, rng: Random) -> Prioritised:
         """Return the priorities of schedule `index`; it never runs out."""
-        at = sorted(rng.randrange(self._decisions_max) for _ in range(self._demotions))
-        return Prioritised(rng, at, self._cancels.drawn(index, rng))
-
-    def learn(self, index: int, tape: Sequence[Decision]) -> bool:
-        """Learn how long a schedule can be."""
-        if index < PROBES:
-            self._decisions_max = max(self._decisions_max, sum(1 for kind, _, _ in tape if kind == ORDER))
-        return True
+        at = sorted(rng.randrange(self.measures.decisions_max) for _ in range(self._demotions))
+        return Prioritised(rng, self.measures, index, at)
 
 
-class Prioritised:
+class Prioritised(Drawing):
     """One schedule of PCT."""
 
-    def __init__(self, rng: Random, demotions: Sequence[int], drawn: Drawn) -> None:
+    def __init__(self, rng: Random, measures: Measures, index: int, demotions: Sequence[int]) -> None:
+        super().__init__(rng, measures, index)
         self._rng = rng
         self._demotions = list(reversed(demotions))
-        self.cancel = drawn.cancel
         self._decision = 0
         self._lowest = 0.0
         self._priority: dict[Any, float] = {}
@@ -82,7 +74,7 @@ class Prioritised:
         if None in found:
             for candidate in candidates:
                 if candidate not in self._priority:
-                    self._priority[candidate] = self._rng.random()
+                    self._priority[candidate] = self._random()
             return self._first(candidates)
         return found.index(max(found))  # type: ignore[type-var]
 

@@ -18,7 +18,7 @@ from changeover_sim import (
     Exhaustive,
     ExplorerError,
     NotExploring,
-    RandomWalk,
+    Portfolio,
     cancel_anywhere,
     choose,
     explore,
@@ -392,6 +392,6 @@ def test_a_policy_may_cancel_at_its_second_thought() -> None:
     assert asked[:3] == [0, 1, 2]
 
 
-def test_the_default_policy_is_a_random_walk() -> None:
-    """Nothing else is drawn by default."""
-    assert explore(fine, schedules=1).policy == repr(RandomWalk())
+def test_the_default_policy_is_a_portfolio() -> None:
+    """All arms take turns by default, and a failure says which of them has found it."""
+    assert explore(fine, schedules=1).policy == repr(Portfolio())

@@ -18,9 +18,13 @@ from changeover_sim import PCT, Exhaustive, RandomWalk, explore
 from changeover_sim.explorer.tape import CANCEL, ORDER, VALUE, Decision
 from changeover_sim.policies.base import Cancels
 from changeover_sim.policies.exhaustive import following
+from changeover_sim.policies.portfolio import Portfolio
+from changeover_sim.policies.pos import POS
+from changeover_sim.policies.starvation import Starvation
+from changeover_sim.policies.surw import SURW
 from tests.simulations.explorer.orders import Say, orders_of, side_by_side
 
-SAMPLING = [RandomWalk(), PCT(1), PCT(3)]
+SAMPLING: list[Any] = [RandomWalk(), PCT(1), PCT(3), POS(), SURW(), Starvation(), Portfolio()]
 
 
 def chooser_of(policy: Any, seed: int, decisions: int = 0) -> Any:
@@ -41,13 +45,19 @@ def chooser_of(policy: Any, seed: int, decisions: int = 0) -> Any:
         (RandomWalk(), "RandomWalk()"),
         (PCT(), "PCT(depth=3)"),
         (PCT(5), "PCT(depth=5)"),
+        (POS(), "POS()"),
+        (SURW(), "SURW()"),
+        (Starvation(), "Starvation(freezes=2)"),
+        (Portfolio(), "Portfolio()"),
+        (Portfolio([PCT(2), POS()]), "Portfolio((PCT(depth=2), POS()))"),
         (Exhaustive(), "Exhaustive(delays=2)"),
     ],
 )
 def test_a_policy_is_a_value_that_says_how_it_is_made(policy: Any, text: str) -> None:
     """Equal ones are equal, nothing of them can be changed, and what they say makes them again."""
     assert repr(policy) == text
-    again = eval(text, {"RandomWalk": RandomWalk, "PCT": PCT, "Exhaustive": Exhaustive})
+    kinds = (RandomWalk, PCT, POS, SURW, Starvation, Portfolio, Exhaustive)
+    again = eval(text, {kind.__name__: kind for kind in kinds})
     assert again == policy
     assert hash(again) == hash(policy)
     with pytest.raises(AttributeError):
@@ -87,10 +97,10 @@ def test_the_first_step_is_any_with_the_same_probability(policy: Any) -> None:
 @pytest.mark.parametrize("policy", SAMPLING, ids=str)
 def test_the_same_holds_in_a_program(policy: Any) -> None:
     """Three tasks of one step start in each of six orders about as often as in any other."""
-    _, told = orders_of(side_by_side(dict.fromkeys("abc", 0)), policy=policy, schedules=1_500)
+    _, told = orders_of(side_by_side(dict.fromkeys("abc", 0)), policy=policy, schedules=600)
     counts = Counter(told)
     assert len(counts) == 6
-    assert all(150 < count < 350 for count in counts.values()), counts
+    assert all(60 < count < 150 for count in counts.values()), counts
 
 
 def cancelled_at(cancels: Cancels, seed: int, scope: int, moments: int) -> int:

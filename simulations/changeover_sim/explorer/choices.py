@@ -127,8 +127,9 @@ def cancel_anywhere(scope: trio.CancelScope) -> None:
     Call it inside the scope, before the first checkpoint. It is asked now, whenever a task inside the scope has parked
     at a checkpoint, and whenever one was woken and has not run yet: from there on the cancellation is delivered by
     Trio as ever, at the next checkpoint that is not shielded. While all inside are parked and only others move, it is
-    not asked: for a cancellation that comes then, have a task of its own cancel behind `choose(range(n))` checkpoints. With `Exhaustive(delays=0)` each of these moments is
-    tried once, in the order in which Trio would run the program anyway. Raises TypeError for what is no scope, and
+    not asked: for a cancellation that comes then, have a task cancel behind `choose(range(n))` checkpoints of its own.
+    With `Exhaustive(delays=0)` each of these moments is tried once, in the order in which Trio would run the program
+    anyway. Raises TypeError for what is no scope, and
     `NotExploring` outside an exploration.
     """
     if not isinstance(cast("object", scope), trio.CancelScope):

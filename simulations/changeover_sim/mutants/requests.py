@@ -67,7 +67,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="actor-reads-its-newest-message-first",
         promise=8,
-        scenario="drain-race",
+        scenario="swap-storm",
         module="changeover.runtime.mailbox",
         old="        return self._messages.popleft()\n",
         new="        return self._messages.pop()\n",

@@ -14,7 +14,8 @@ from changeover.cli import main
 from changeover_sim.mutants import score, trial
 from changeover_sim.mutants.catalogue import MUTANTS
 from changeover_sim.mutants.score import Sheet
-from changeover_sim.mutants.trial import NONE, Trial
+from changeover_sim.mutants.trial import NONE, Trial, patch_of
+from tests.house.readme import README
 
 Saw = pytest.CaptureFixture[str]
 PARROT = """#!{python}
@@ -217,3 +218,15 @@ def test_the_mutants_are_listed(capsys: Saw) -> None:
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == list(MUTANTS)
     assert said[0].endswith(MUTANTS[ONE].says)
+
+
+def test_the_readme_tells_what_the_sheet_says() -> None:
+    """How many planted bugs the random walk finds, within how many seeds, and after how many in the median."""
+    trials = Sheet(Path(score.__file__).with_name("score.json")).trials
+    (walk,) = score.scores(trials)
+    assert (walk.policy, {trial.mutant for trial in trials} - {NONE}) == ("random", set(MUTANTS))
+    assert {trial.patch for trial in trials} == {patch_of(mutant) for mutant in (None, *MUTANTS.values())}
+    seeds = max(trial.last for trial in trials) + 1
+    told = README.read_text()
+    assert f"finds {walk.found} of {walk.tried} within {seeds} seeds, in the median after {walk.median:g}" in told
+    assert f"within {seeds} seeds, and after how many in the median | all | {walk.found} of {walk.tried}," in told

@@ -205,7 +205,8 @@ def budget_is_small(facts: Facts, _call: Call) -> bool:
 def loads_hang(facts: Facts, _call: Call) -> bool:
     """Hold where so many threads were left behind as may be; warm-ups are not told of, so they are believed."""
     limit: int = facts.life.run.shape.options.get("stuck_loads_max", 8)
-    return facts.stuck >= limit or any(part.warm_ups for part in facts.life.run.shape.parts)
+    warms_up = any(part.warm_ups for part in facts.life.run.shape.parts)
+    return facts.stuck >= limit or warms_up or any(call.kind == "warm_up" for call in facts.life.calls)
 
 
 # --- swaps ------------------------------------------------------------------------------------------------------------

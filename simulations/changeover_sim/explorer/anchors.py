@@ -54,6 +54,9 @@ class Noted:
 
     def pick(self, candidates: Sequence[Any]) -> int:
         """Return who goes next."""
+        for candidate in candidates:
+            if candidate not in self._who:  # numbered when it is first seen, whoever is asked about
+                self._moment(candidate)
         first = self._moment(candidates[0])
         at = self._step(candidates, first)
         return self._note(at, (ORDER, first, self._moment(candidates[at])[0]))

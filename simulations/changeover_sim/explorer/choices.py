@@ -141,21 +141,31 @@ def touch(resource: Hashable) -> None:
     """Say that the work of this task up to its next checkpoint uses `resource`; outside an exploration it does nothing.
 
     Policies that look at conflicts use it (POS, SURW, and a search with sleep sets, which takes each task at its word);
-    others do not. A resource is known by its value, which must be the same in every schedule: a name, say.
+    others do not. A resource is known by its value, which must be the same in every schedule: a name, say. An object
+    that is equal to itself alone stands for all of its type. Raises TypeError for what is not hashable.
     """
-    watching = _watching()
+    known, watching = _known(resource), _watching()
     if watching is not None:
-        watching.touch(trio.lowlevel.current_task(), resource)
+        watching.touch(trio.lowlevel.current_task(), known)
 
 
 def touch_next(resource: Hashable) -> None:
     """Say that the work of this task behind its next checkpoint, up to the one after that, will use `resource`.
 
-    As `touch`, said one step ahead: policies that weigh what could come next can only use what is said by then.
+    As `touch`, said one step ahead: policies that weigh what could come next can only use what is said by then. Raises
+    TypeError for what is not hashable.
     """
-    watching = _watching()
+    known, watching = _known(resource), _watching()
     if watching is not None:
-        watching.touch_next(trio.lowlevel.current_task(), resource)
+        watching.touch_next(trio.lowlevel.current_task(), known)
+
+
+def _known(resource: Hashable) -> Hashable:
+    """Return what a resource is known by in every schedule, each of which makes its objects anew."""
+    hash(resource)
+    if isinstance(resource, tuple):
+        return tuple(_known(part) for part in cast("tuple[Hashable, ...]", resource))
+    return type(resource) if type(resource).__hash__ is object.__hash__ else resource
 
 
 def _watching() -> Watching | None:

@@ -45,16 +45,16 @@ def explore_in_processes(plan: Plan, jobs: int) -> Result:
 
 
 def _told(plan: Plan, answers: list[dict[str, Any]], began: float) -> Result:
-    for answer in answers:
-        if "interrupted" in answer:
-            raise KeyboardInterrupt
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["text"])
+    if any("interrupted" in answer for answer in answers):
+        raise KeyboardInterrupt
     failing = min((a for a in answers if a["index"] is not None), key=lambda a: a["index"], default=None)
-    stopped = any(answer["stopped"] for answer in answers)
-    ran = _distinct(answers) if stopped else plan.schedules
-    found = Found(run=ran if failing is None else failing["index"] + 1, stopped=stopped and failing is None)
-    found.cut = sum(answer["cut"] for answer in answers)
+    if failing is not None and "error" in failing:
+        raise getattr(errors, failing["error"])(failing["text"])
+    answers = [answer for answer in answers if "error" not in answer]
+    stopped = failing is None and any(answer["stopped"] for answer in answers)
+    end = plan.schedules if failing is None else failing["index"] + 1
+    found = Found(run=_distinct(answers) if stopped else end, stopped=stopped)
+    found.cut = sorted({index for answer in answers for index in answer["cut"] if index < end})
     notes = dict.fromkeys(note for answer in answers for note in answer["notes"])
     failure = None
     if failing is not None:
@@ -87,22 +87,37 @@ def _answer(process: Any, pipe: Connection) -> dict[str, Any]:
 def _work(plan: Plan, first: int, jobs: int, lowest: Any, pipe: Connection) -> None:
     """Run one process's share, and send what came of it."""
     answer: dict[str, Any]
+    at = 0
+
+    def begun() -> Iterator[int]:
+        nonlocal at
+        for index in _share(plan, first, jobs, lowest):
+            at = index
+            yield at
+
     try:
         with Stage(plan.rules, plan.seed).open() as stage:
-            found = Search(plan, stage).run(_share(plan, first, jobs, lowest))
+            found = Search(plan, stage).run(begun())
         if found.index is not None:
-            with lowest.get_lock():
-                lowest.value = min(lowest.value, found.index)
+            _lower(lowest, found.index)
         answer = {"cut": found.cut, "index": found.index, "notes": list(stage.guard.notes)}
         answer |= {"run": found.run, "stopped": found.stopped}
         answer |= {"ending": _fields(found.ending), "again": _fields(found.again)}
     except errors.ExplorerError as error:
-        answer = {"error": type(error).__name__, "text": str(error)}
+        answer = {"index": at, "error": type(error).__name__, "text": str(error)}
+        _lower(lowest, at)
     except Exception as error:  # noqa: BLE001 - a policy's, say; told by whoever asked
-        answer = {"error": "ExplorerError", "text": f"{type(error).__name__}: {error}"}
+        answer = {"index": at, "error": "ExplorerError", "text": f"{type(error).__name__}: {error}"}
+        _lower(lowest, at)
     except KeyboardInterrupt:
-        answer = {"interrupted": True}
+        answer = {"index": None, "interrupted": True}
     pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _lower(lowest: Any, index: int) -> None:
+    """Let nobody go on behind this schedule."""
+    with lowest.get_lock():
+        lowest.value = min(lowest.value, index)
 
 
 def _fields(ending: Ending | None) -> dict[str, Any] | None:

@@ -56,8 +56,8 @@ class Plan:
 
     def token(self, index: int, ending: Ending, print_: int) -> token.Token:
         """Return what replays a schedule."""
-        picks, arm = picks_of(ending.tape), getattr(self.policy, "arm", None)
-        policy = repr(self.policy if arm is None else arm(index))
+        picks = picks_of(ending.tape)
+        policy = repr(self.policy.arm(index) if isinstance(self.policy, Portfolio) else self.policy)
         return token.Token(
             self.name,
             self.rules,
@@ -130,8 +130,8 @@ class Found:
     exhausted: bool = False
     stopped: bool = False
     """Whether there was no more time."""
-    cut: int = 0
-    """How many schedules were longer than the limit, so that their ends were not explored."""
+    cut: list[int] = attrs.field(factory=list[int])
+    """The schedules that were longer than the limit, so that their ends were not explored."""
 
     def confirm(self, plan: Plan, stage: Stage) -> Failure | None:
         """Run the schedule that failed, if any did, again, and return the failure."""
@@ -145,7 +145,8 @@ class Found:
         told = list(notes)
         if self.cut:
             most = f"steps_max={plan.rules.steps_max:,}"
-            told.append(f"{self.cut:,} schedules were longer than {most} and went on first-in-first-out from there")
+            longer = f"{len(self.cut):,} schedules were longer than {most}"
+            told.append(f"{longer} and went on first-in-first-out from there")
         policy = repr(plan.policy)
         return Result(failure, self.run, speed, self.exhausted, policy, plan.seed, self.stopped, tuple(told))
 
@@ -171,7 +172,8 @@ class Search:
                 found.exhausted = not found.cut
                 break
             found.run += 1
-            found.cut += ending.steps > self._plan.rules.steps_max
+            if ending.steps > self._plan.rules.steps_max:
+                found.cut.append(index)
             found.again = self._again_if_due(index, ending)
             if ending.verdict is not None or found.again is not None:
                 found.index, found.ending = index, ending

@@ -195,5 +195,9 @@ def _weight(ending: Ending) -> Weight:
 
 
 def _kind(ending: Ending) -> Kind:
-    raised = [] if ending.error is None else sorted({type(leaf).__qualname__ for leaf in leaves(ending.error)})
+    raised = [] if ending.error is None else sorted({_name(type(leaf)) for leaf in leaves(ending.error)})
     return ending.verdict, tuple(raised)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -5,7 +5,7 @@ Owns one strategy for each of them, and the measures of all that measure the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any, ClassVar
 
@@ -31,15 +31,20 @@ def _draws(arm: Any) -> bool:
 
 
 def _samplers(_: object, __: object, value: Any) -> None:
-    if not value or not all(map(_draws, value)):
+    if not isinstance(value, tuple) or not value or not all(map(_draws, value)):
         raise ValueError(f"Portfolio needs policies that draw each schedule by its index, such as PCT(), not {value!r}")
+
+
+def _taken(value: Any) -> Any:
+    """Return a tuple of whatever can be one; what cannot is refused in words."""
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 @attrs.frozen(repr=False)
 class Portfolio:
     """Lets its arms take turns, one schedule each."""
 
-    arms: tuple[Policy, ...] = attrs.field(factory=_arms, converter=tuple, validator=_samplers)
+    arms: tuple[Policy, ...] = attrs.field(factory=_arms, converter=_taken, validator=_samplers)
     """Who takes turns; one that stands there twice has two turns in each round, and learns from both."""
 
     samples: ClassVar[bool] = True

@@ -44,7 +44,7 @@ class PartialOrders(Measured):
 
 
 class Pending(Drawing):
-    """One schedule in which a step draws its priority when it is first seen."""
+    """One schedule in which a step draws its priority when it is first seen; one that is no choice leaves it to the next."""
 
     def __init__(self, rng: Random, measures: Measures, index: int) -> None:
         super().__init__(rng, measures, index)

@@ -203,6 +203,11 @@ class Selective(Weighted):
         del self._priority[chosen]
         return first
 
+    def made(self, task: Any, used: Used) -> None:
+        """Let a task whose step was no choice draw anew, too."""
+        super().made(task, used)
+        self._priority.pop(task, None)
+
     def _intends(self, due: Any, candidates: Sequence[Any]) -> bool:
         """Return whether it is the turn of the one whose step is due; draw whose it is where nobody has it."""
         if self._intended is None:

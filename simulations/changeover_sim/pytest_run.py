@@ -160,6 +160,10 @@ def _forget_output(item: pytest.Function) -> None:
     capture: Any = item.config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.read_global_capture()
+    logged: Any = item.config.pluginmanager.getplugin("logging-plugin")
+    if logged is not None:
+        logged.caplog_handler.clear()
+        logged.report_handler.clear()
 
 
 # --- ending in another way --------------------------------------------------------------------------------------------

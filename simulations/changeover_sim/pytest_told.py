@@ -16,6 +16,7 @@ import pytest
 
 from changeover_sim.explorer.compare import Parting
 from changeover_sim.explorer.report import failure_text
+from changeover_sim.explorer.report import notes as note_lines
 from changeover_sim.explorer.results import Failure, Result
 from changeover_sim.explorer.schedule import leaves
 from changeover_sim.pytest_plugin import PREFIX
@@ -144,9 +145,10 @@ def report(item: pytest.Function, told: Told, ran: str, notes: Iterable[str], in
     command = ["pytest", *_selection(item), nodeid(item), "--explore-replay", failure.token]
     command += ["--explore-inputs", inputs.pin] if inputs.pin else []
     again = _ONCE if inputs.pin is None else ["Run it again with:", shlex.join(command)]
-    text = failure_text(failure, again, parting=parting)
+    spare = len(inputs.shown.splitlines()) + bool(inputs.shown)
+    text = failure_text(failure, again, parting=parting, spare=spare)
     blocks = [f"{headline(failure)} ({ran})", inputs.shown, text]
-    return "\n".join(["\n\n".join(filter(None, blocks)), *(f"note: {note}" for note in notes)])
+    return "\n".join(["\n\n".join(filter(None, blocks)), *note_lines(notes)])
 
 
 def headline(failure: Failure) -> str:

@@ -90,7 +90,7 @@ def _text(replayed: _Replayed, *, full: bool) -> str:
     told = "the schedule no longer fails"
     if failure is not None:
         told = failure_text(failure, parting=replayed.parting, full=full)
-    return "\n".join([told, *notes(result)])
+    return "\n".join([told, *notes(result.notes)])
 
 
 def _written(replayed: _Replayed, file: str) -> bool:
@@ -134,7 +134,7 @@ def _program(name: str, *, is_chosen: bool) -> Callable[..., Any]:
     _refuse_unimportable(name, module, path)
     found: Any = _imported(module)
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not _has(found, part):
             raise _Refused(f"the module {module} has no {path}; say with --program MODULE:FUNCTION where it is now")
         found = getattr(found, part)
     if not is_chosen and not inspect.iscoroutinefunction(found):
@@ -142,6 +142,13 @@ def _program(name: str, *, is_chosen: bool) -> Callable[..., Any]:
         raise _Refused(f"{name} is no async function; if it is the program all the same, say so: --program {name}")
     _refuse_arguments(name, found)
     return found  # type: ignore[no-any-return]
+
+
+def _has(thing: Any, name: str) -> bool:
+    try:
+        return hasattr(thing, name)
+    except Exception as error:  # a module may have a `__getattr__` of its own
+        raise _Refused(f"{name} cannot be looked up: {type(error).__name__}: {error}") from error
 
 
 def _refuse_unimportable(name: str, module: str, path: str) -> None:

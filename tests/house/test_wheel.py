@@ -57,4 +57,4 @@ def test_dependencies(metadata: Message) -> None:
 
 def test_extras(metadata: Message) -> None:
     """The extras are the documented ones."""
-    assert set(metadata.get_all("Provides-Extra", [])) == {"onnx", "sklearn", "demo", "sim", "dev", "all"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"onnx", "sklearn", "demo", "sim", "others", "dev", "all"}

@@ -73,7 +73,7 @@ async def test_inside(n):
     await lose(n)
 """)
     said = project.run(*arguments, "-rP", passed=1, failed=1)
-    assert "no failure in 40 schedules of 8 examples (RandomWalk(), seed 0)" in said
+    assert "no failure in 40 schedules of 8 examples (Portfolio(), seed 0)" in said
     assert "AssertionError: 1 lost (" in said
     assert "\ninputs: n=2\n" in said
     (line,) = commands(said)
@@ -98,7 +98,7 @@ async def test_many(n):
     await lose(2, atomic=True)
 """)
     said = project.run("-rP", passed=2)
-    assert "no failure in 200 schedules of 2 examples (RandomWalk(), seed 0)" in said
+    assert "no failure in 200 schedules of 2 examples (Portfolio(), seed 0)" in said
     found = re.search(r"no failure in ([\d,]+) schedules of (\d+) examples \(PCT\(depth=2\), seed 5\)", said)
     assert found is not None
     assert int(found[2]) >= 20  # those that assume() rejects are drawn again

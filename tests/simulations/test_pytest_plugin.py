@@ -134,7 +134,7 @@ async def test_other():
     await lose(2, atomic=True)
 """)
     said = project.run("-rP", "--explore-schedules=70", "--explore-seed=7", passed=2)
-    assert said.count("no failure in 70 schedules (RandomWalk(), seed 7)") == 2
+    assert said.count("no failure in 70 schedules (Portfolio(), seed 7)") == 2
 
 
 # --- failing, and running it again ------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_failure_is_told_shrunk(project: Project) -> None:
 def test_a_late_failure_says_how_many_schedules_it_took(project: Project) -> None:
     """The count is that of the schedules up to the one that failed, and the schedule's number is told."""
     said = project.failing("""
-@pytest.mark.explore(schedules=500, seed=3)
+@pytest.mark.explore(schedules=500, seed=3, policy=RandomWalk())
 async def test_dice():
     assert choose(range(40)) != 17
 """)
@@ -191,7 +191,7 @@ async def test_keeps():
 def test_what_cannot_be_shrunk_is_told_as_it_is(project: Project, smaller: str) -> None:
     """Where shrinking comes to a schedule that skips, or that cannot be judged, the failure that was found is told."""
     said = project.failing(f"""
-@pytest.mark.explore(schedules=500, seed=3)
+@pytest.mark.explore(schedules=500, seed=3, policy=RandomWalk())
 async def test_dice():
     number = choose(range(40))
     async with trio.open_nursery():
@@ -208,6 +208,20 @@ def test_only_the_last_schedule_is_heard(project: Project) -> None:
     """Of what all those schedules have printed, the report shows what the one prints that it is about."""
     said = project.failing(LOSES)
     assert [line for line in said.splitlines() if line.startswith("seen ")] == ["seen 0", "seen 0"]
+
+
+def test_only_the_last_schedule_is_logged(project: Project) -> None:
+    """What others have logged is dropped, too."""
+    said = project.failing("""
+import logging
+
+@pytest.mark.explore(schedules=500, seed=3)
+async def test_dice():
+    number = choose(range(40))
+    logging.getLogger("dice").warning("it is %s", number)
+    assert number != 17
+""")
+    assert [line.split()[-1] for line in said.splitlines() if " it is " in line] == ["17"]
 
 
 NAMED = """

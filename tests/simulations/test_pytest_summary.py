@@ -82,7 +82,7 @@ def test_the_run_says_how_much_was_explored(project: Project) -> None:
         "schedules": 30,
         "exhausted": False,
         "stopped": False,
-        "policy": "RandomWalk()",
+        "policy": "Portfolio()",
         "seed": 0,
     }
     assert [test.get("examples") for test in found["tests"]] == [None, None, 4, None, None]
@@ -139,14 +139,16 @@ async def test_given(n):
     )
     said = project.run("--explore-seconds=0.2", "-rP", "-v", passed=2)
     ended = re.search(
-        r"stopped by its budget after ([\d,]+) schedules \(RandomWalk\(\), seed 0\), .*: no failure", said
+        r"stopped by its budget after ([\d,]+) schedules? \(Portfolio\(\), seed 0\), .*: no failure", said
     )
     assert ended is not None
-    examples = re.search(r"stopped by its budget after [\d,]+ schedules of (\d+) examples? \(", said)
+    examples = re.search(r"stopped by its budget after [\d,]+ schedules? of (\d+) examples? \(", said)
     assert examples is not None
     assert int(examples[1]) < 100  # all of them together have the time
     assert re.search(r"^explored: 2 tests, [\d,]+ schedules, 2 stopped by their budget, ", said, re.MULTILINE)
-    assert f"  stopped by its budget after {ended[1]} schedules: test_it.py::test_endless\n" in said
+    assert re.search(
+        rf"^  stopped by its budget after {ended[1]} schedules?: test_it.py::test_endless$", said, re.MULTILINE
+    )
 
 
 def test_a_test_without_time_says_that_it_explored_nothing(project: Project) -> None:

@@ -194,7 +194,7 @@ def test_json_of_an_exception(token_of: Callable[..., str], capsys: Saw) -> None
         "verdict": "exception",
         "exception": "AssertionError: 1 lost",
         "program": "losing:count",
-        "policy": "RandomWalk()",
+        "policy": tokens.decode(token).policy,
         "seed": 3,
         "schedule_index": tokens.decode(token).index,
         "deviations": [step["number"] for step in steps if step["skipped"]],

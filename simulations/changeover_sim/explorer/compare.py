@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Literal
 
 import attrs
@@ -17,7 +17,7 @@ from changeover_sim.explorer.errors import ExplorerError
 from changeover_sim.explorer.schedule import Ending, Program
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import CANCEL, ORDER, VALUE, Decision, Picks, Played, picks_of
-from changeover_sim.explorer.trace import Recorder, Roll, Step
+from changeover_sim.explorer.trace import Recorder, Roll, Step, print_of
 
 Kind = Literal["order", "choice", "cancel"]
 
@@ -76,7 +76,7 @@ class Neighbours:
 
     def parting(self) -> Parting | None:
         """Find the nearest that passes, and return where they part; what the program prints meanwhile is dropped."""
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return self._parting()
 
     def _parting(self) -> Parting | None:
@@ -144,8 +144,14 @@ class Neighbours:
         if number is None:
             return None
         kind = _KINDS[failing.tape[at][0]]
-        text = token.encode(attrs.evolve(self._made, picks=picks_of(passing.tape), steps=passing.steps, print=0))
-        return Parting(number, kind, one.get(number), other.get(number), text, self._runs)
+        return Parting(number, kind, one.get(number), other.get(number), self._token(passing), self._runs)
+
+    def _token(self, passing: Ending) -> str:
+        """Return the token of the schedule that passes, which takes one more run."""
+        picks = picks_of(passing.tape)
+        recorded = self._stage.play(self._program, Played(picks), self._made.chance, Recorder(passing.steps))
+        made = attrs.evolve(self._made, picks=picks, steps=passing.steps, print=print_of(recorded.trace))
+        return token.encode(made)
 
     def _recorded(self, ending: Ending, around: int) -> dict[int, Step]:
         """Run a schedule again, recorded beside the step in question; return the steps by their numbers."""

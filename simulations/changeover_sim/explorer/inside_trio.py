@@ -210,6 +210,14 @@ def is_trios_own(task: Task) -> bool:
     return task.name == ENTRY or (code is not None and code.co_filename.endswith("_asyncgens.py"))
 
 
+def is_of_the_loop(task: Task) -> bool:
+    """Return whether the task is one of the two that every run of Trio begins with; its name says nothing.
+
+    `start_soon(lambda: ...)` makes a task of the program's whose name begins with `<`, too.
+    """
+    return task.parent_nursery is None or task.name == ENTRY
+
+
 def is_fresh(task: Task) -> bool:
     """Return whether the task has not made its first step."""
     return task._next_send is None

@@ -5,7 +5,6 @@ Owns nothing.
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, Protocol, cast
 
 from changeover_sim.explorer import token
@@ -13,7 +12,7 @@ from changeover_sim.explorer.results import Failure, Verdict
 from changeover_sim.explorer.schedule import Ending, Program
 from changeover_sim.explorer.stage import Stage
 from changeover_sim.explorer.tape import Decision, Played, picks_of
-from changeover_sim.explorer.trace import Recorder, Step
+from changeover_sim.explorer.trace import Recorder, Step, print_of
 
 
 class Plan(Protocol):
@@ -67,8 +66,8 @@ def failure_of(made: token.Token, ending: Ending, difference: str = "") -> Failu
 
 
 def fingerprint(ending: Ending) -> int:
-    """Return a checksum over who did what in a schedule, by line and not by folder."""
-    return zlib.crc32("\n".join(map(str, ending.trace)).encode(errors="backslashreplace"))
+    """Return the checksum of what was recorded of a schedule."""
+    return print_of(ending.trace)
 
 
 def _difference(first: Ending, second: Ending, recorded: Ending, again: Ending) -> str:

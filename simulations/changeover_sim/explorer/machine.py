@@ -82,6 +82,9 @@ class Alarm:
         """`progress()` counts steps."""
         self.fired: str | None = None
         """Where the program stood, once it was interrupted."""
+        self.patience = 1
+        """How many times in a row it may be found in the same step: more than once where it is recorded, and slow."""
+        self._silent = 0
         self._progress = progress
         self._stall_s = stall_s
         self._seen = -1
@@ -104,7 +107,8 @@ class Alarm:
 
     def _ring(self, _: int, frame: FrameType | None) -> None:
         seen, self._seen = self._seen, self._progress()
-        if seen == self._seen:
+        self._silent = self._silent + 1 if seen == self._seen else 0
+        if self._silent >= self.patience:
             if self.fired is not None and frame is not None:  # it has caught one, and may go on catching them
                 frame.f_trace = self._insist
                 sys.settrace(_not_new)

@@ -18,9 +18,12 @@ import attrs
 
 from changeover_sim.explorer import inside_trio
 
-_HERE = str(Path(__file__).resolve().parent) + os.sep
+# Not resolved: code knows its file by the path that it was imported by, also where a link is part of that.
+_HERE = str(Path(__file__).parent) + os.sep
+_PLUGIN = str(Path(__file__).parent.parent / "pytest_")
+"""The explorer's plugin for pytest, which stands around a test and hears what it notes."""
 _BENEATH = tuple(
-    str(Path(found.origin).resolve().parent) + os.sep
+    str(Path(found.origin).parent) + os.sep
     for name in ("attr", "outcome", "sniffio", "sortedcontainers", "hypothesis", "_pytest", "pluggy")
     if (found := find_spec(name)) and found.origin
 )
@@ -53,7 +56,7 @@ class Place:
 @functools.cache
 def is_own(filename: str) -> bool:
     """Return whether a file is the program's own: not Trio's, not the explorer's, not the standard library's."""
-    foreign = inside_trio.is_of_trio(filename) or filename.startswith((_HERE, "<", *_BENEATH))
+    foreign = inside_trio.is_of_trio(filename) or filename.startswith((_HERE, _PLUGIN, "<", *_BENEATH))
     return not foreign and (not filename.startswith(_STDLIB) or "site-packages" in filename)
 
 
@@ -75,12 +78,18 @@ class Names:
     def __init__(self) -> None:
         self._names: dict[Any, str] = {}
         self._counts: Counter[str] = Counter()
+        self._taken: set[str] = set()
 
     def spawned(self, task: Any) -> None:
         """Name a new task."""
         base = _short(task.name)
         self._counts[base] += 1
-        self._names[task] = base if self._counts[base] == 1 else f"{base} {self._counts[base]}"
+        name = base if self._counts[base] == 1 else f"{base} {self._counts[base]}"
+        while name in self._taken:  # somebody has called another task so
+            self._counts[base] += 1
+            name = f"{base} {self._counts[base]}"
+        self._taken.add(name)
+        self._names[task] = name
 
     def of(self, task: Any) -> str:
         """Return a task's name."""

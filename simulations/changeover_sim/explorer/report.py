@@ -5,7 +5,7 @@ Pure functions from values to text, of at most `LINES_MAX` lines unless all of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from changeover_sim.explorer.compare import Parting
 from changeover_sim.explorer.results import Failure, Result
@@ -24,21 +24,27 @@ _NOTES_MAX = 5
 
 
 def failure_text(
-    failure: Failure, again: Sequence[str] = (), *, parting: Parting | None = None, full: bool = False
+    failure: Failure,
+    again: Sequence[str] = (),
+    *,
+    parting: Parting | None = None,
+    full: bool = False,
+    spare: int = 0,
 ) -> str:
     """Return the whole report; `again` are lines that say how to run it again, where there is a better way.
 
-    `parting` is where it first differs from a schedule that passes, if known; `full` leaves nothing out.
+    `parting` is where it first differs from a schedule that passes, if known; `full` leaves nothing out; `spare` is how
+    many lines the caller writes besides, and fewer are returned.
     """
     told = words.cut_off(again or words.again(failure), None if full else _AGAIN_MAX)
     above = [
         words.header(failure),
-        words.what(failure, None if full else _WHAT_MAX),
+        words.what(failure, None if full else _WHAT_MAX - spare // 2),
         words.graph(failure, None if full else _GRAPH_MAX),
         [] if parting is None else words.parting_lines(parting),
     ]
     below = [*words.stock(failure), *told]
-    room = LINES_MAX - sum(len(block) + 1 for block in above if block) - 1 - len(below)
+    room = LINES_MAX - spare - sum(len(block) + 1 for block in above if block) - 1 - len(below)
     blocks = [*above, _schedule(failure, None if full else room, parting), below]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -60,9 +66,9 @@ def result_text(result: Result) -> str:
     found = (
         [f"no failure in {count}"] if result.failure is None else [f"failed within {count}", "", str(result.failure)]
     )
-    return "\n".join([*found, *notes(result)])
+    return "\n".join([*found, *notes(result.notes)])
 
 
-def notes(result: Result) -> list[str]:
-    """Return what could not be controlled, a line for each."""
-    return words.cut_off([f"note: {note}" for note in result.notes], _NOTES_MAX)
+def notes(told: Iterable[str]) -> list[str]:
+    """Return what could not be controlled, a line for each; part of it may come out of a token."""
+    return words.cut_off([words.plain(f"note: {note}") for note in told], _NOTES_MAX)

@@ -279,5 +279,7 @@ class Schedule:
 
 def leaves(error: BaseException) -> list[BaseException]:
     """Return the exceptions inside the groups that Trio wraps them in."""
-    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    inner: Sequence[BaseException] = ()
+    if isinstance(error, BaseExceptionGroup):  # others, too, have such an attribute
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
     return [leaf for one in inner for leaf in leaves(one)] or [error]

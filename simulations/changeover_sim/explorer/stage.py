@@ -27,6 +27,9 @@ _alone = threading.Lock()
 
 _UNWATCHED = "a program that blocks would not be noticed: this is not the main thread, or SIGALRM is taken"
 
+_RECORDED = 10
+"""How many times as long a step may take where each of its lines is recorded."""
+
 
 class Stage:
     """What lives as long as an exploration: the guard, the alarm, and the way to threads."""
@@ -73,6 +76,7 @@ class Stage:
     def play(self, program: Program, chooser: Chooser, chance: int, recorder: Recorder | Roll | None = None) -> Ending:
         """Run the program once; raises `Uncontrolled`, `Stalled` or `BadProgram` where it cannot be judged."""
         machine.seed_chance(chance)
+        self.alarm.patience = _RECORDED if isinstance(recorder, Recorder) else 1
         run = Schedule(program, chooser, self.rules, self.launch, recorder)
         self._steps_before, self._queue, self.running = self.steps, run.queue, run
         ending = None

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 import sys
-from types import FrameType
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from types import CodeType, FrameType
 from typing import Any
 
 import attrs
@@ -25,6 +28,9 @@ STEPS_MAX = 2_000
 CANCELLED = "cancel_anywhere"
 """The cause of a step before which the explorer cancelled a scope."""
 
+_LINES_MAX = 1_000
+"""How many lines of a step are recorded from its beginning, and how many from its end: a loop makes millions."""
+
 _AROUND = 3
 """How many steps behind one are recorded where only that one is wanted, and what came before."""
 
@@ -40,7 +46,7 @@ class Step:
     begins: Place | None
     """The line that the task stood at; None at its very first step."""
     lines: tuple[Place, ...]
-    """The program's own lines that ran, in order."""
+    """The program's own lines that ran, in order; of more than 2,000 the first and the last 1,000."""
     ends: Place | None
     """The line of the next checkpoint; None: the task has ended."""
     cause: str
@@ -121,12 +127,18 @@ class Recorder:
         self._seen = 0
         self._number = 0
         self._ledger = Ledger()
+        self._is_trios = False
+        """Whether the step that is open is one of Trio's own tasks'."""
+        self._passed = 0
+        """How many were passed over by such a step, which counts for the next one of the program's."""
         self.stock = True
         """Whether stock Trio could have made the schedule up to here."""
         self.calls: list[str] = []
         self._batch: set[Any] = set()
         """Those of stock Trio's batch that have not run yet."""
-        self._lines: list[Place] = []
+        self._lines: list[tuple[CodeType, int]] = []
+        self._last: deque[tuple[CodeType, int]] = deque(maxlen=_LINES_MAX)
+        """What ran behind the first lines of a step; places are made of them when it is over, which takes longer."""
         self._before: Any = None
 
     def follow(self, queue: RunQueue, names: Names) -> None:
@@ -137,7 +149,7 @@ class Recorder:
 
     def steps(self) -> tuple[Step, ...]:
         """Return what was recorded so far; what the program never sees, Trio's own tasks, is left out."""
-        return tuple(step for step in self._steps if not step.task.startswith("<"))
+        return tuple(self._steps)
 
     def stop(self) -> None:
         """Close the last step, and give Python's trace function back."""
@@ -147,8 +159,10 @@ class Recorder:
     def _step(self, task: Any, chosen: Any) -> None:
         decisions = self._close()
         name = "" if task is None else self._names.of(task)
-        self._number += not name.startswith("<")
-        skipped = decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0
+        skipped = max(decisions[-1][2] if decisions and decisions[-1][0] == ORDER else 0, self._passed)
+        self._is_trios = task is not None and inside_trio.is_of_the_loop(task)
+        self._passed = skipped if self._is_trios else 0
+        self._number += not self._is_trios
         self._follow_batches(task, chosen)
         if not self._from <= self._queue.steps <= self._until:
             return
@@ -188,9 +202,11 @@ class Recorder:
         ends = None if self._task is None else place(self._task)
         choices = tuple(taken for kind, _, taken in decisions if kind == VALUE)
         changes = self._ledger.settle(self._number, self._names)
-        lines = tuple(self._lines)
-        self._steps.append(Step(name, time_s, begins, lines, ends, cause, skipped, self._number, choices, *changes))
+        lines = tuple(Place(code.co_filename, line, code.co_qualname) for code, line in (*self._lines, *self._last))
+        if not self._is_trios:
+            self._steps.append(Step(name, time_s, begins, lines, ends, cause, skipped, self._number, choices, *changes))
         self._lines.clear()
+        self._last.clear()
         return decisions
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -201,8 +217,13 @@ class Recorder:
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Any:
         if event == "line":
-            self._lines.append(Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))
+            (self._lines if len(self._lines) < _LINES_MAX else self._last).append((frame.f_code, frame.f_lineno))
         return self._line
+
+
+def print_of(steps: Iterable[Step]) -> int:
+    """Return a checksum over who did what in these steps, by line and not by folder."""
+    return zlib.crc32("\n".join(map(str, steps)).encode(errors="backslashreplace"))
 
 
 def _cause(chosen: Any) -> str:

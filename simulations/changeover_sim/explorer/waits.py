@@ -56,7 +56,12 @@ def graph(tasks: Iterable[Any], names: Names) -> tuple[Wait, ...]:
 
 
 def has_cycle(waiting: Sequence[Wait]) -> bool:
-    """Return whether some of them can never go on, whatever the others do, cancellation left aside.
+    """Return whether some of them can never go on, whatever the others do, cancellation left aside."""
+    return bool(stuck_for_good(waiting))
+
+
+def stuck_for_good(waiting: Sequence[Wait]) -> list[Wait]:
+    """Return those that can never go on, as far as it is seen from who waits for whom.
 
     The greatest set of tasks each of which waits, without a deadline, for others of the set only: a lock for its owner,
     a limiter for any borrower, a nursery for every child.
@@ -65,7 +70,7 @@ def has_cycle(waiting: Sequence[Wait]) -> bool:
     while True:
         free = [key for key, wait in stuck.items() if not _is_stuck(wait, stuck.keys())]
         if not free:
-            return bool(stuck)
+            return list(stuck.values())
         for key in free:
             del stuck[key]
 

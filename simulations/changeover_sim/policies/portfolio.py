@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
 
@@ -31,13 +31,14 @@ def _draws(arm: Any) -> bool:
 
 
 def _samplers(_: object, __: object, value: Any) -> None:
-    if not isinstance(value, tuple) or not value or not all(map(_draws, value)):
+    arms = cast("tuple[Any, ...]", value if isinstance(value, tuple) else ())
+    if not arms or not all(map(_draws, arms)):
         raise ValueError(f"Portfolio needs policies that draw each schedule by its index, such as PCT(), not {value!r}")
 
 
 def _taken(value: Any) -> Any:
     """Return a tuple of whatever can be one; what cannot is refused in words."""
-    return tuple(value) if isinstance(value, Iterable) else value
+    return tuple(cast("Iterable[Any]", value)) if isinstance(value, Iterable) else value
 
 
 @attrs.frozen(repr=False)

@@ -44,7 +44,7 @@ class PartialOrders(Measured):
 
 
 class Pending(Drawing):
-    """One schedule in which a step draws its priority when it is first seen; one that is no choice leaves it to the next."""
+    """One schedule in which a step draws its priority when it is first seen; one that was no choice leaves its own."""
 
     def __init__(self, rng: Random, measures: Measures, index: int) -> None:
         super().__init__(rng, measures, index)

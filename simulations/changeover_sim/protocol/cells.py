@@ -134,7 +134,8 @@ class Cell:
     @property
     def always(self) -> bool:
         """Whether the very first schedule failed in every trial."""
-        return self.done > 0 and all(trial.schedules == 1 for trial in self.ended("found", "cap"))
+        ended = self.ended("found", "cap")
+        return bool(ended) and all(one.ended == "found" and one.schedules == 1 for one in ended)
 
     @property
     def arms(self) -> Counter[str]:

@@ -104,7 +104,7 @@ def _ended(pipe: Connection, child: _Child) -> Trial | None:
     if pipe.poll():
         try:
             return Trial(**json.loads(pipe.recv_bytes()))
-        except EOFError:
+        except (EOFError, OSError):  # before a message, or in the middle of one
             child.process.join()
             note = f"its process died, exit status {child.process.exitcode}"
             return Trial(task.seed, 0, "broken", seconds, task.made, note)

@@ -6,6 +6,7 @@ Owns the file. Writing is beside it and then renamed: a process that is killed l
 from __future__ import annotations
 
 import json
+import math
 import os
 from bisect import insort
 from collections.abc import Iterable
@@ -145,7 +146,8 @@ def _trials(read: Iterable[Any], made: int) -> Iterable[Trial]:
         for number in (trial.seed, trial.schedules, trial.made):
             _of(int, number)
         _of(str, trial.note)
-        if trial.ended not in ENDINGS or not 0 <= trial.made < made or not float(trial.seconds) >= 0:
+        timed = type(trial.seconds) in {int, float} and 0 <= trial.seconds < math.inf
+        if trial.ended not in ENDINGS or not 0 <= trial.made < made or not timed:
             raise ValueError(f"{columns!r} is no trial")
         yield trial
 

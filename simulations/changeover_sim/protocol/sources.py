@@ -20,19 +20,21 @@ _NAME = PACKAGE.name
 EXPLORER = f"{_NAME}.explorer.search"
 _DECIDING = ("explorer", "policies", "kernels")
 """The folders whose changes make a commit dirty."""
+_TELLING = frozenset(f"{_NAME}.explorer.{name}" for name in ("holding", "places", "results", "trace"))
+"""What only tells of a schedule that was run: a sentence of it may change, and no figure is old by that."""
 
 
 @cache
 def digest(*modules: str) -> str:
     """Return a hash of the explorer's search, these modules, and all of this package that they import at their top.
 
-    Comments, docstrings, empty lines and the `__init__` of packages do not count; neither does what a function
-    imports: that is what tells of a failure, or shares an exploration out, and decides nothing.
+    Comments, docstrings, empty lines and the `__init__` of packages do not count; neither does what only tells of a
+    failure, nor what a function imports: that shares an exploration out, and decides nothing.
     """
     names, left = set[str](), [EXPLORER, *modules]
     while left:
         name = left.pop()
-        if name not in names and _file(name) is not None:
+        if name not in names and name not in _TELLING and _file(name) is not None:
             names.add(name)
             left += _imported(_source(name))
     joined = hashlib.sha256()

@@ -50,6 +50,7 @@ def test_the_one_bad_order_is_found() -> None:
     assert names(found) == (4, "order", "writer", "reader")
     assert passes_again(told.exception, found)
     assert found.runs == 1
+    assert replay(told.exception, found.token).notes == ()
     (first, second) = parting_lines(found)
     assert first.startswith(
         "Step 4 is the first that differs from the nearest schedule that passes: here writer goes on"

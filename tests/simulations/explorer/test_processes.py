@@ -138,3 +138,19 @@ def test_arms_that_are_no_policies_are_refused(arms: Any) -> None:
     """In words."""
     with pytest.raises(ValueError, match="Portfolio needs policies that draw"):
         Portfolio(arms)
+
+
+def test_what_only_the_first_run_of_a_process_does_is_no_change() -> None:
+    """It fills caches; tokens are made by later runs, and a replay in a new process begins with the first."""
+    cache = dict[str, int]()
+
+    async def program() -> None:
+        if "it" not in cache:
+            cache["it"] = 1
+        await checkpoint()
+        raise ValueError
+
+    found = explore(program, schedules=1).failure
+    assert found is not None
+    cache.clear()
+    assert replay(program, found.token).notes == ()

@@ -86,6 +86,94 @@ def test_the_circle_is_told_first_and_marked() -> None:
     assert (rest, blank) == ("  program -> philosopher, philosopher 2, philosopher 3 (a nursery)", "")
 
 
+def test_a_task_of_a_lambda_is_told() -> None:
+    """Names that begin with `<` are not Trio's alone: who races is in the table, and so are the deviations."""
+
+    async def program() -> None:
+        done = list[str]()
+
+        async def note(name: str, checkpoints: int) -> None:
+            for _ in range(checkpoints):
+                await checkpoint()
+            done.append(name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: note("slow", 2))
+            nursery.start_soon(lambda: note("fast", 1))
+        assert done == ["fast", "slow"]
+
+    failure = failure_of(program)
+    assert {step.task for step in failure.trace} == {"program", "<lambda>", "<lambda> 2"}
+    assert "First-in-first-out throughout" not in str(failure)
+
+
+def test_two_tasks_never_have_one_name() -> None:
+    """Who is called like another's number has another number."""
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            for name in ("w", "w", "w 2"):
+                nursery.start_soon(trio.sleep_forever, name=name)
+
+    names = [wait.task for wait in failure_of(program).waiting]
+    assert len(names) == len(set(names)) == 4
+
+
+def test_who_may_go_on_is_in_no_circle() -> None:
+    """A limiter with a borrower who is still about keeps nobody for good: there is no circle, and no deadlock."""
+
+    async def program() -> None:
+        limiter, lock = trio.CapacityLimiter(2), trio.Lock()
+
+        async def ticks() -> None:
+            async with limiter:
+                while True:  # noqa: ASYNC110 - it is what the test is about
+                    await trio.sleep(1)
+
+        async def one(outer: Any, inner: Any) -> None:
+            async with outer:
+                await trio.sleep(1)
+                async with inner:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ticks)
+            nursery.start_soon(one, limiter, lock)
+            nursery.start_soon(one, lock, limiter)
+
+    failure = failure_of(program, steps_max=40)
+    assert failure.verdict == "livelock"
+    assert "cycle" not in str(failure)
+
+
+def test_an_error_may_have_exceptions_of_its_own() -> None:
+    """An attribute of that name does not make an error a group."""
+
+    class BatchError(Exception):
+        exceptions = 7
+
+    async def program() -> None:
+        await checkpoint()
+        raise BatchError("all of them")
+
+    assert "BatchError: all of them" in str(failure_of(program))
+
+
+def test_a_loop_is_recorded_in_part() -> None:
+    """Of a step with a hundred thousand lines the first and the last are kept, with the one that raised."""
+
+    async def program() -> None:
+        await checkpoint()
+        total = 0
+        for number in range(50_000):
+            total += number
+        raise ValueError(total)
+
+    (*_, last) = failure_of(program, schedules=1).trace
+    assert len(last.lines) == 2_000
+    assert last.lines[-1].text == "raise ValueError(total)"
+
+
 # --- how long it is ---------------------------------------------------------------------------------------------------
 
 

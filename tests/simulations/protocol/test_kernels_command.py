@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
+from changeover_sim.protocol import command as command_module
 from changeover_sim.protocol import plan as plans
 from changeover_sim.protocol import running, sources, subjects
 from changeover_sim.protocol.cells import Trial
@@ -27,6 +29,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
     """Return the command in an empty folder: it returns the trials that were run; each finds its bug in 3 schedules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sources, "commit", lambda: "0badf00d0bad")
+    monkeypatch.setattr(command_module, "machine", SimpleNamespace(stopwatch=lambda: 0.0))
     begun: list[str] = []
 
     def run_all(tasks: Iterator[Task], jobs: int, done: Done, tick: Tick) -> None:

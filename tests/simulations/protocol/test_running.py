@@ -76,7 +76,7 @@ def test_how_a_trial_ends() -> None:
     lying = attrs.evolve(ACCOUNT, verdict="deadlock")
     done = ran(
         task(endless, 0, cap=5),
-        task(endless, 1, seconds=0.05),
+        task(endless, 1, seconds=0.5),
         task(None, 2, subject=lying),
         task(dies, 3),
         jobs=2,

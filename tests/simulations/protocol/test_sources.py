@@ -97,3 +97,9 @@ def test_a_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.Mon
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     monkeypatch.setattr(sources, "PACKAGE", tmp_path)
     assert sources.commit() == "unknown"
+
+
+def test_what_only_tells_is_there_and_does_not_count() -> None:
+    """Each module that is left out by name exists, and is none of those that decide."""
+    assert all(sources._file(name) for name in sources._TELLING)
+    assert not sources._TELLING & {f"changeover_sim.explorer.{name}" for name in ("search", "queue", "judge", "waits")}

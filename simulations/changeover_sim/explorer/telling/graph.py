@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from changeover_sim.explorer.waits import Wait
+from changeover_sim.explorer.waits import Wait, stuck_for_good
 
 NURSERY = "a nursery"
 _SHOWN = 6
@@ -46,9 +46,10 @@ def kind(wait: Wait) -> str:
 def cycle(waiting: Sequence[Wait]) -> tuple[Wait, ...]:
     """Return the shortest circle of tasks that wait for each other, the first of the shortest; empty: there is none.
 
-    Those that a deadline will wake are in none. Breadth first from each task in turn.
+    Those that may go on are in none: a deadline will wake them, or a limiter has another borrower. Breadth first from
+    each task in turn.
     """
-    stuck = {wait.task: wait for wait in waiting if wait.until_s is None}
+    stuck = {wait.task: wait for wait in stuck_for_good(waiting)}
     circles = [found for wait in stuck.values() if (found := _circle_of(wait, stuck))]
     return min(circles, key=len, default=())
 

@@ -5,9 +5,9 @@ Owns one strategy for each of them, and the measures of all that measure the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import attrs
 
@@ -30,15 +30,19 @@ def _draws(arm: Any) -> bool:
     return getattr(arm, "samples", False) is True and hasattr(arm, "begin") and not isinstance(arm, type)
 
 
+_WANTED = "Portfolio needs policies that draw each schedule by its index, such as PCT(), not"
+
+
+def _taken(value: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(value)
+    except TypeError:
+        raise ValueError(f"{_WANTED} {value!r}") from None
+
+
 def _samplers(_: object, __: object, value: Any) -> None:
-    arms = cast("tuple[Any, ...]", value if isinstance(value, tuple) else ())
-    if not arms or not all(map(_draws, arms)):
-        raise ValueError(f"Portfolio needs policies that draw each schedule by its index, such as PCT(), not {value!r}")
-
-
-def _taken(value: Any) -> Any:
-    """Return a tuple of whatever can be one; what cannot is refused in words."""
-    return tuple(cast("Iterable[Any]", value)) if isinstance(value, Iterable) else value
+    if not value or not all(map(_draws, value)):
+        raise ValueError(f"{_WANTED} {value!r}")
 
 
 @attrs.frozen(repr=False)

@@ -11,8 +11,9 @@ import pytest
 import trio
 from trio.lowlevel import checkpoint
 
-from changeover_sim import explore, touch, touch_next
-from changeover_sim.policies.dpor import DPOR
+from changeover_sim import DPOR, Exhaustive, explore, touch, touch_next
+from changeover_sim.kernels import KERNELS
+from tests.house.readme import README
 from tests.simulations.explorer.orders import Say, assert_exactly, merges, orders_of, side_by_side
 
 Uses = Callable[[int, int], Hashable]
@@ -184,3 +185,15 @@ def test_a_program_that_goes_another_way_is_told() -> None:
     failure = explore(program, policy=DPOR()).failure
     assert failure is not None
     assert failure.verdict == "nondeterminism"
+
+
+@pytest.mark.slow
+def test_the_readmes_figures_are_those_of_the_search() -> None:
+    """So many schedules prove the corrected kernel right, and so many there are."""
+    program = KERNELS["account"].fixed
+    dpor = explore(program, policy=DPOR())
+    every = explore(program, policy=Exhaustive(delays=None))
+    assert dpor.exhausted
+    assert every.exhausted
+    told = " ".join(README.read_text().split())
+    assert f"takes it {dpor.schedules_run} schedules instead of {every.schedules_run:,}." in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import files
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from changeover_sim.explorer import token
+from tests.house.readme import README
 from tests.simulations.others import findings, patterns
 from tests.simulations.others.record import TOKENS, Finding, Program, assert_well
 
@@ -88,3 +90,18 @@ def test_a_pattern_finds_what_breaks_it(program: Program) -> None:
     """A lock that lets two in and a queue that loses an item are found; the third is found in Trio's `Condition`."""
     with pytest.raises(pytest.fail.Exception, match="AssertionError"):
         assert_well(program, part=1)
+
+
+def test_the_readme_tells_how_many_there_are() -> None:
+    """Library by library, in the versions in which they were found, and how many contradict what is written."""
+    told = README.read_text().partition("## Run it on other people's code")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z][^|]*\d) \| (\d+) \|", told, re.MULTILINE)
+    found = findings.found()
+    counts = Counter(each.library.replace("==", " ") for each in found)
+    assert {libraries: int(count) for libraries, count in rows} == {
+        libraries: sum(counts.pop(library, 0) for library in libraries.split(", ")) for libraries, _ in rows
+    }
+    assert not counts
+    assert (len(found), sum(each.verdict == "bug" for each in found)) == (30, 18)
+    assert "Thirty findings" in told
+    assert "eighteen contradict" in told

@@ -89,11 +89,11 @@ class Reading:
             assert found == version, f"{model}: {self.wanted}, and it should be {self.meant}"
 
     def _is_tried(self, model: str, version: str | None) -> bool:
-        """Return whether a swap that has not come to its pivot brings a version."""
+        """Return whether a swap that has not come to its pivot brings a version, or has not let go of it yet."""
         return any(
             member.model == model and member.to_version == version
             for swap_id, record in self.swaps.items()
-            if not record.operation.state.ended and swap_id not in self.moved
+            if not record.operation.state.ended and swap_id not in self.moved and not has_let_go(record)
             for member in record.operation.members
         )
 
@@ -122,6 +122,11 @@ def read(entries: Iterable[Entry]) -> Reading:
     for entry in entries:
         reading.take(entry)
     return reading
+
+
+def has_let_go(record: SwapRecord) -> bool:
+    """Return whether a swap has turned round and has unloaded all again: whoever loads its version now wants it."""
+    return not record.progress.forward and record.progress.step is ORDER[0]
 
 
 def assert_follows(before: SwapRecord | None, record: SwapRecord) -> None:

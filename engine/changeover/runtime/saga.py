@@ -213,8 +213,10 @@ class Saga:
         """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
         if not self.ended.settled:
-            because = f"its task crashed: {describe(self._cause)}" if self._has_crashed and self._cause else None
-            self._end(self._ended(SwapState.FAILED, because or "the engine was closed before the swap ended"))
+            crash = f"its task crashed: {describe(self._cause)}" if self._has_crashed and self._cause else None
+            said = (self._book.operation.error_message, crash or "the engine was closed before the swap ended")
+            self._book.update(error_message="; ".join(text for text in said if text))
+            self._end(self._ended(SwapState.FAILED))
 
     def _crashed(self, error: Exception, _delay_s: float | None) -> None:
         self._has_crashed, self._cause = True, error

@@ -214,8 +214,9 @@ class Promise01Answered(Oracle):
         if list(reply.outputs["y"]) != [call.number]:
             self.broken(f"{call} was answered with {reply.outputs['y']} by {reply.version}")
         begins_anew = call.kind == "infer_many" and self._may_begin_anew(call)
-        made = ran.originals(model)
-        answerers = [one.part.version for one in (made if begins_anew else made[-1:])]
+        left_behind = call.kind == "infer_many" and any(one.fell_back for one in call.value.values())
+        made = ran.originals(model)  # what a set has left behind when it fell back may run later than who stood in
+        answerers = [one.part.version for one in (made if begins_anew or left_behind else made[-1:])]
         if reply.version not in answerers:
             self.broken(f"{call} was answered by {model}/{reply.version}, and was {ran}")
         if call.version not in (None, reply.version):

@@ -75,10 +75,12 @@ class Promise05Traffic(Oracle):
             return
         if not trial.salt:
             self._sessions.is_loose(model, self._moment)
+        was, now = before.share_of(trial.new) if before is not None else 0.0, route.share_of(trial.new)
         if before is None or before.trial is None or before.trial.swap != trial.swap:
+            if now < was:  # it had stood in for an old version that was away, which now takes its part again
+                self._sessions.upset(model, self._moment)
             return
         self.judged += 1
-        was, now = before.share_of(trial.new), route.share_of(trial.new)
         if now < was - _NOTHING and not self._has_gone(life, trial.swap):
             self.broken(f"the share of {model}/{trial.new} on trial has fallen from {was:g} to {now:g}")
 

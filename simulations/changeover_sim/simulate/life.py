@@ -6,8 +6,8 @@ Owns the engine, its world, its callers and its calls. Whoever acts in it is a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -310,6 +310,13 @@ def _warm_up() -> dict[str, Any]:
     return inputs_of(WARM_UP)
 
 
-def silence() -> None:
-    """Have the engine log nothing: what it says about its ends is of no use a thousand times."""
-    logging.getLogger("changeover").setLevel(logging.CRITICAL + 1)
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Have the engine log nothing for a while: what it says about its ends is of no use a thousand times."""
+    logger = logging.getLogger("changeover")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -20,7 +20,7 @@ from changeover_sim.oracles.base import Oracle
 from changeover_sim.policies import PCT, Exhaustive, Policy, RandomWalk
 from changeover_sim.scenarios import SCENARIOS
 from changeover_sim.simulate.judge import PromiseBroken
-from changeover_sim.simulate.life import silence
+from changeover_sim.simulate.life import silenced
 from changeover_sim.simulate.run import Run
 
 POLICIES: Mapping[str, Callable[[], Policy]] = {
@@ -72,13 +72,15 @@ class Player:
         """Have runs watched by these."""
         self._oracles = oracles
         self._log_lines = log_lines
-        self._stack = ExitStack()
+        self._stack: ExitStack
         self._stage: Stage
 
     def __enter__(self) -> Self:
         """Take over this thread; refused inside `trio.run`."""
-        silence()
-        self._stage = self._stack.enter_context(Stage(Rules(steps_max=STEPS_MAX, stall_s=STALL_S), 0).open())
+        with ExitStack() as stack:
+            stack.enter_context(silenced())
+            self._stage = stack.enter_context(Stage(Rules(steps_max=STEPS_MAX, stall_s=STALL_S), 0).open())
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:

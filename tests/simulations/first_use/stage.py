@@ -6,7 +6,6 @@ an async function at the top of its module, so that `changeover replay TOKEN` fi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from changeover.core import lifecycle
 from changeover.core.values import VersionKey
 from changeover.errors import ChangeoverError
 from changeover_sim import World, cancel_anywhere, choose, explore
+from changeover_sim.simulate.life import silenced
 from tests.support.models import BATCHED, Cast, first_column
 from tests.support.rig import Rig, open_rig, settle
 
@@ -32,13 +32,8 @@ Search = Callable[..., None]
 
 def assert_explored(program: Callable[[], Awaitable[object]], *, exhausted: bool = False, **options: Any) -> None:
     """Fail with the schedule, where one fails; also where `exhausted` is promised and there are more schedules."""
-    logger = logging.getLogger("changeover")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what an engine says about its end is of no use a thousand times
-    try:
+    with silenced():
         result = explore(program, **options)
-    finally:
-        logger.setLevel(level)
     if result.failure is not None:
         pytest.fail(str(result.failure), pytrace=False)
     assert result.exhausted or not exhausted, result

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+import trio
 
 from changeover.runtime.keeper import Keeper
+from changeover_sim.explorer.errors import ExplorerError
 from changeover_sim.scenarios import SCENARIOS
 from changeover_sim.simulate.faults import FAULTS
 from changeover_sim.simulate.play import Player
@@ -33,3 +37,20 @@ def test_each_fault_strikes_somewhere(fault: str) -> None:
                 if fault in run.shape.faults and player.play(name, seed).struck.get(fault):
                     return
     pytest.fail(f"{fault} strikes nowhere")
+
+
+def test_a_player_leaves_the_log_as_it_was() -> None:
+    """The engine says nothing while it is played, and what it said before when that is over or refused."""
+    logger = logging.getLogger("changeover")
+    level = logger.level
+    with Player() as player:
+        player.play("swap-storm", 0)
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    assert logger.level == level
+
+    async def inside_trio() -> None:
+        with pytest.raises(ExplorerError), Player():
+            pass
+
+    trio.run(inside_trio)
+    assert logger.level == level

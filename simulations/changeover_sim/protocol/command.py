@@ -122,8 +122,9 @@ def _planned(arguments: argparse.Namespace) -> Plan:
     from changeover_sim.protocol.plan import Plan  # noqa: PLC0415 - the same
 
     known = subjects.subjects()
-    swallowed = [name for name in (*(arguments.port or ()), *(arguments.policy or ())) if name in known]
-    if swallowed:
+    taken = (*(arguments.port or ()), *(arguments.policy or ()))
+    swallowed = [name for name in taken if name in known and name not in subjects.POLICIES]
+    if swallowed:  # a kernel and a policy have the same name
         raise Refused(f"{', '.join(swallowed)}: kernels are named first, before the options")
     names = _known("kernel", arguments.kernels or known, known)
     ports = _known("port", arguments.port or PORTS, PORTS)

@@ -72,6 +72,12 @@ def test_what_the_file_has_is_not_run_again(ran: Ran) -> None:
     assert ran("stack", "--policy", "surw", "pos", "--port", "natural", "--trials", 1) == ["stack surw 0"]
 
 
+def test_a_policy_may_have_the_name_of_a_kernel(ran: Ran) -> None:
+    """Behind `--policy` it is the policy that is meant."""
+    ran_now = ran("starvation", "--policy", "starvation", "--port", "natural", "--trials", 1)
+    assert ran_now == ["starvation starvation 0"]
+
+
 def test_a_cell_of_another_source_is_run_anew(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its trials are, and no other's."""
     ran(*FEW)

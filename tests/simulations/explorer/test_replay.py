@@ -292,21 +292,25 @@ def weight(text: str) -> int:
     return deviations(token.decode(text).picks)
 
 
+SOME_SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
+"""Shrinking takes seconds."""
+
+
+@pytest.mark.parametrize("seed", SOME_SEEDS)
 @pytest.mark.parametrize("program", SHRINKABLE, ids=lambda program: program.__name__)
-def test_shrinking_keeps_the_failure_and_takes_deviations_away(program: Any) -> None:
+def test_shrinking_keeps_the_failure_and_takes_deviations_away(program: Any, seed: int) -> None:
     """Never more deviations, the same verdict and type, the same result each time, and nothing left to take."""
-    for seed in range(3):
-        failure = failure_of(program, seed=seed)
-        small = shrink(program, failure.token)
-        assert weight(small) <= weight(failure.token)
-        assert small == shrink(program, failure.token)
-        assert weight(shrink(program, small)) == weight(small)
-        again = replay(program, small)
-        assert again.failure is not None
-        assert again.notes == ()
-        assert again.failure.verdict == failure.verdict
-        assert type(again.failure.exception) is type(failure.exception)
-        assert again.failure.token == small
+    failure = failure_of(program, seed=seed)
+    small = shrink(program, failure.token)
+    assert weight(small) <= weight(failure.token)
+    assert small == shrink(program, failure.token)
+    assert weight(shrink(program, small)) == weight(small)
+    again = replay(program, small)
+    assert again.failure is not None
+    assert again.notes == ()
+    assert again.failure.verdict == failure.verdict
+    assert type(again.failure.exception) is type(failure.exception)
+    assert again.failure.token == small
 
 
 def test_what_fails_first_in_first_out_shrinks_to_nothing() -> None:
@@ -320,16 +324,16 @@ def test_what_fails_first_in_first_out_shrinks_to_nothing() -> None:
         )
 
 
-def test_no_deviation_that_is_left_could_be_taken_back() -> None:
+@pytest.mark.parametrize("seed", SOME_SEEDS)
+def test_no_deviation_that_is_left_could_be_taken_back(seed: int) -> None:
     """Much of the noise is gone, and without any one of what is left the program goes well."""
-    for seed in range(5):
-        failure = failure_of(noisy, seed=seed)
-        small = token.decode(shrink(noisy, failure.token))
-        assert 1 <= deviations(small.picks) <= weight(failure.token) // 2
-        for at, taken in enumerate(small.picks):
-            if taken:
-                without = (*small.picks[:at], 0, *small.picks[at + 1 :])
-                assert replay(noisy, token.encode(attrs.evolve(small, picks=without))).failure is None
+    failure = failure_of(noisy, seed=seed)
+    small = token.decode(shrink(noisy, failure.token))
+    assert 1 <= deviations(small.picks) <= weight(failure.token) // 2
+    for at, taken in enumerate(small.picks):
+        if taken:
+            without = (*small.picks[:at], 0, *small.picks[at + 1 :])
+            assert replay(noisy, token.encode(attrs.evolve(small, picks=without))).failure is None
 
 
 @pytest.mark.parametrize("runs", [1, 2, 5, 50])

@@ -129,14 +129,15 @@ def test_no_deviation_that_is_left_can_be_taken_back(tasks: Moves, seed: int) ->
     check(tasks, seed)
 
 
-def test_none_can_be_taken_back_from_what_hypothesis_proposed() -> None:
+@pytest.mark.parametrize(("programs", "least"), [(4, 1), pytest.param(14, 4, marks=pytest.mark.slow)])
+def test_none_can_be_taken_back_from_what_hypothesis_proposed(programs: int, least: int) -> None:
     """The same outside a test of Hypothesis, where it is asked; enough of the programs fail by a deviation."""
     rng = Random(0)
     left = 0
-    for seed in range(14):
+    for seed in range(programs):
         tasks = ["".join(rng.choices(MOVES, k=rng.randint(1, 5))) for _ in range(rng.randint(2, 4))]
         left += check(tasks, seed)
-    assert left >= 4
+    assert left >= least
 
 
 # --- any game ---------------------------------------------------------------------------------------------------------
@@ -196,23 +197,23 @@ def test_what_does_not_fail_has_nothing_smaller() -> None:
 # --- Hypothesis -------------------------------------------------------------------------------------------------------
 
 
-def sizes(program: Any, policy: Any, seed: int, runs: int = 2_000) -> list[int]:
-    """Return how many deviations are left without Hypothesis, and with it."""
+def size(program: Any, policy: Any, seed: int, *, proposals: bool) -> int:
+    """Return how many deviations are left, with Hypothesis or without it."""
     made = token.decode(explore(program, policy=policy, seed=seed).failure.token)  # type: ignore[union-attr]
 
     def play(chooser: Chooser) -> Ending:
         with Stage(made.rules, made.seed).open() as stage:
             return stage.play(program, chooser, made.chance)
 
-    left = [smaller(play, made.picks, runs=runs, proposals=proposals) for proposals in (False, True)]
-    return [deviations(picks or ()) for picks in left]
+    return deviations(smaller(play, made.picks, runs=2_000, proposals=proposals) or ())
 
 
+@pytest.mark.slow
 def test_hypothesis_makes_it_smaller_still(pytestconfig: pytest.Config) -> None:
     """One deviation fewer in this schedule; and never more, for it only proposes."""
     if pytestconfig.getoption("hypothesis_seed", None) is not None:
         pytest.skip("under --hypothesis-seed Hypothesis takes nothing from a database, and so proposes nothing")
-    without, with_ = sizes(of_many_lengths, PCT(3), 3)
+    without, with_ = (size(of_many_lengths, PCT(3), 3, proposals=proposals) for proposals in (False, True))
     assert with_ < without
 
 
@@ -313,7 +314,7 @@ def test_a_schedule_on_the_way_that_cannot_be_judged_is_told() -> None:
 
 def test_one_deviation_is_left_where_one_is_enough() -> None:
     """Among much noise one task must go before another: without Hypothesis, too, that is all that is left."""
-    assert [sizes(noisy, RandomWalk(), seed)[0] for seed in range(5)] == [1] * 5
+    assert [size(noisy, RandomWalk(), seed, proposals=False) for seed in range(5)] == [1] * 5
 
 
 # --- deviations by whom they pass over --------------------------------------------------------------------------------

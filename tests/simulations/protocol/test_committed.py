@@ -30,7 +30,7 @@ def cheap() -> list[tuple[Cell, Trial]]:
 
 
 def test_the_portfolio_finds_every_published_bug() -> None:
-    """In each of 20 trials within 10,000 schedules, in every port, SafeStack apart; in correct programs it finds none."""
+    """In each of 20 trials within 10,000 schedules, in every port, SafeStack apart; in correct ones none."""
     cells = {cell.key: cell for cell in Sheet(COMMITTED).cells}
     for name, subject in subjects.subjects().items():
         for port in PORTS if name not in CAPS else ():

@@ -112,14 +112,18 @@ class Cell:
         return statistics.stdev(self.found) if len(self.found) > 1 else None
 
     @property
+    def run(self) -> int:
+        """Return how many schedules were run, in whatever way their trials ended."""
+        return sum(trial.schedules for trial in self.ended("found", "cap", "time", "short"))
+
+    @property
     def expected(self) -> float | None:
         """Return all schedules that were run over the bugs that were found: the mean where each trial found its own.
 
         It is how cells are ranked that have missed some. The maximum-likelihood estimate of a mean whose samples are
         cut off, if each schedule finds the bug with the same probability; None where nothing was found.
         """
-        run = sum(trial.schedules for trial in self.ended("found", "cap", "time", "short"))
-        return run / len(self.found) if self.found else None
+        return self.run / len(self.found) if self.found else None
 
     @property
     def out_of_time(self) -> bool:

@@ -50,13 +50,17 @@ def test_what_was_missed_counts() -> None:
 
 
 def test_nothing_found_in_a_hurry_is_not_ranked() -> None:
-    """A cell that ran out of time and found nothing may be better than all others: nobody knows."""
+    """A cell that ran out of time and found nothing may be better than the others, unless they need far fewer."""
     good = [cell("stack", policy, 5) for policy in RANKED]
-    late = cell("stack", "random").with_trial(trial(0, 700, "time"))
+    late = cell("stack", "random").with_trial(trial(0, 24, "time"))
+    nothing = [cell("stack", policy).with_trial(trial(0, 9_000, "time")) for policy in RANKED]
     assert ranks.measured(good) is not None
     assert ranks.measured([*good[:3], late]) is None
     assert ranks.measured([*good[:3], None]) is None
-    assert ranks.measured([*good[:3], late.with_trial(trial(1, 900))]) is not None
+    assert ranks.measured(nothing) is None
+    assert str(ranks.measured([*good[:3], late.with_trial(trial(1, 1, "time"))])) == "1= 1= 1= 4"
+    assert str(ranks.measured([*good[:3], late.with_trial(trial(1, 76))])) == "1= 1= 1= 4"
+    assert str(ranks.measured([*good[:2], *nothing[2:]])) == "1= 1= 3= 3="
 
 
 def test_pairs_that_are_close_are_not_compared() -> None:

@@ -61,7 +61,7 @@ def published(kernel: str) -> Ranking | None:
 
 
 def measured(cells: Sequence[Cell | None]) -> Ranking | None:
-    """Return the ranking of the cells of `RANKED`; None where one may come anywhere: it found nothing, in too little."""
+    """Return the ranking of the cells of `RANKED`; None where one may come anywhere: it found nothing in little."""
     known = [cell for cell in cells if cell is not None]
     most = max((cell.expected or 0.0 for cell in known), default=0.0)
     enough = BEYOND * most if most else math.inf

@@ -140,11 +140,12 @@ class View:
 
 
 def view(plan: Plan) -> View:
-    """Return what the results file of a plan has of what was asked for."""
+    """Return what the results file of a plan has of what was asked for, without policies that were not tried."""
     cells = {cell.key: cell for cell in plan.sheet.cells}
     rows = [_row(cells, subject, port, plan.policies) for subject in plan.subjects for port in plan.ports]
     shown = [row for row in rows if row.cells]
-    return View(shown, plan.policies, plan.trials, plan.seconds_a_cell, plan.sheet.made)
+    tried = [policy for policy in plan.policies if any(policy in row.cells for row in shown)]
+    return View(shown, tried, plan.trials, plan.seconds_a_cell, plan.sheet.made)
 
 
 def _row(all_cells: Mapping[Key, Cell], subject: Subject, port: str, policies: Sequence[str]) -> Row:

@@ -6,7 +6,7 @@ Owns the engine, its world, its callers and its calls. Whoever acts in it is a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -311,7 +311,7 @@ def _warm_up() -> dict[str, Any]:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
+def silenced() -> Generator[None, None, None]:
     """Have the engine log nothing for a while: what it says about its ends is of no use a thousand times."""
     logger = logging.getLogger("changeover")
     level = logger.level

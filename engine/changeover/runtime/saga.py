@@ -214,7 +214,8 @@ class Saga:
         self._give_up_slot()
         if not self.ended.settled:
             crash = f"its task crashed: {describe(self._cause)}" if self._has_crashed and self._cause else None
-            said = (self._book.operation.error_message, crash or "the engine was closed before the swap ended")
+            why = self._book.operation.error_message or (None if crash else self._told())
+            said = (why, crash or "the engine was closed before the swap ended")
             self._book.update(error_message="; ".join(text for text in said if text))
             self._end(self._ended(SwapState.FAILED))
 
@@ -338,7 +339,7 @@ class Saga:
     async def _finish(self, state: SwapState) -> None:
         """Write the end down, then make it known."""
         self._is_finishing = True
-        told = f"{type(self._cause).__name__}: {self._cause}" if self._cause else None
+        told = self._told()
         ended = self._ended(state, told)
         ours = [model for model in self.models if self._world.slots.holder(model) in (None, self)]
         try:
@@ -379,6 +380,10 @@ class Saga:
         return error
 
     # --- small things ---
+
+    def _told(self) -> str | None:
+        """Return what made it fail, as the operation tells it."""
+        return f"{type(self._cause).__name__}: {self._cause}" if self._cause else None
 
     def _protected(self) -> trio.CancelScope:
         """Return a scope that nothing cancels from outside, unless the end of the engine has to."""

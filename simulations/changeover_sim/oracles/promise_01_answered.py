@@ -214,9 +214,14 @@ class Promise01Answered(Oracle):
         if list(reply.outputs["y"]) != [call.number]:
             self.broken(f"{call} was answered with {reply.outputs['y']} by {reply.version}")
         begins_anew = call.kind == "infer_many" and self._may_begin_anew(call)
-        left_behind = call.kind == "infer_many" and any(one.fell_back for one in call.value.values())
-        made = ran.originals(model)  # what a set has left behind when it fell back may run later than who stood in
-        answerers = [one.part.version for one in (made if begins_anew or left_behind else made[-1:])]
+        made = ran.originals(model)
+        if begins_anew:
+            last = made
+        elif call.kind == "infer_many" and reply.fell_back:  # what the set left behind may run later than who stood in
+            last = [one for one in made if call.number not in one.failed]
+        else:
+            last = made[-1:]
+        answerers = [one.part.version for one in last]
         if reply.version not in answerers:
             self.broken(f"{call} was answered by {model}/{reply.version}, and was {ran}")
         if call.version not in (None, reply.version):

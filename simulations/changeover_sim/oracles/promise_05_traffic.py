@@ -77,7 +77,8 @@ class Promise05Traffic(Oracle):
             self._sessions.is_loose(model, self._moment)
         was, now = before.share_of(trial.new) if before is not None else 0.0, route.share_of(trial.new)
         if before is None or before.trial is None or before.trial.swap != trial.swap:
-            if now < was:  # it had stood in for an old version that was away, which now takes its part again
+            # It had stood in for an old version that was away, which now takes its part again.
+            if now < was - _NOTHING and self._has_gone(life, trial.swap):
                 self._sessions.upset(model, self._moment)
             return
         self.judged += 1

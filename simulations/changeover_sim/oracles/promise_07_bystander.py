@@ -39,8 +39,8 @@ class _Queue:
     undisturbed_s: float | None = None
     """Since when it has been ready; None: it is not."""
 
-    waiting: set[int] = attrs.field(factory=set[int])
-    """Requests that began when it was not ready, and have not ended: they come first when it is."""
+    open: set[int] = attrs.field(factory=set[int])
+    """Requests that have not ended. Those that are there when it becomes ready come first."""
     last: tuple[float, list[int]] = attrs.field(factory=lambda: (-1.0, list[int]()))
     """A moment, and the requests that began in it: which of them comes first in the queue is nobody's business."""
 
@@ -100,9 +100,9 @@ class Promise07Bystander(Oracle):
         self.holds(allowed, f"{move.name} is {move.now} at {move.at_s:g}, and nobody has ordered that")
         queue.undisturbed_s = move.at_s if move.now == "ready" else None
         if move.now == "ready":
-            for number in sorted(queue.waiting):
+            queue.free_s = [move.at_s] * queue.part.workers
+            for number in sorted(queue.open):
                 queue.take(number, move.at_s)
-            queue.waiting.clear()
         if move.now == "loading":
             self._loading_s[move.model] = move.at_s
         elif move.now == "ready" and move.before == "warming":
@@ -122,8 +122,8 @@ class Promise07Bystander(Oracle):
         queue = self._queues.get(call.model or "")
         if queue is None or call.kind != "infer" or call.life.closing:
             return
+        queue.open.add(call.number)
         if queue.undisturbed_s is None:
-            queue.waiting.add(call.number)
             return
         due_s, together = queue.take(call.number, call.began_s)
         self._due_s[call.number] = due_s
@@ -132,7 +132,7 @@ class Promise07Bystander(Oracle):
     def ended(self, call: Call) -> None:
         """Judge a request that had nothing to wait for but its own model."""
         if call.model in self._queues:
-            self._queues[call.model].waiting.discard(call.number)
+            self._queues[call.model].open.discard(call.number)
         due_s = self._due_s.pop(call.number, None)
         if due_s is None or call.life.closing or call.ended_s is None:
             return

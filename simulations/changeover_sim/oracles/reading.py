@@ -39,6 +39,8 @@ class Reading:
     """By swap, the models of which a row by itself has said since whom they want."""
     moved: set[str] = attrs.field(factory=set[str])
     """Swaps whose pivot is there and was not taken back."""
+    gaps: bool = False
+    """Whether entries may be missing: a disk has refused some."""
 
     @property
     def open(self) -> dict[str, SwapState]:
@@ -73,7 +75,8 @@ class Reading:
             version = None if data is None else decode(DesiredVersion, data).version
             # What is no news follows from what became of the swaps.
             is_news = model not in told or model in says or model not in self.meant
-            if not entry.swaps:  # the end of a swap says who is active, whatever else is on its way
+            # The end of a swap says who is active, whatever else is on its way; that one has let go may be lost.
+            if not entry.swaps and not self.gaps:
                 assert not self._is_tried(model, version), f"{model}: {version} is wanted before its pivot"
             self.spoken.add(model)
             if model not in told:
@@ -89,7 +92,7 @@ class Reading:
             assert found == version, f"{model}: {self.wanted}, and it should be {self.meant}"
 
     def _is_tried(self, model: str, version: str | None) -> bool:
-        """Return whether a swap that has not come to its pivot brings a version, or has not let go of it yet."""
+        """Return whether a swap brings a version that has neither come to its pivot nor let go of it again."""
         return any(
             member.model == model and member.to_version == version
             for swap_id, record in self.swaps.items()
@@ -116,16 +119,16 @@ class Reading:
                 self.meant.setdefault(member.model, member.from_version)
 
 
-def read(entries: Iterable[Entry]) -> Reading:
+def read(entries: Iterable[Entry], *, gaps: bool = False) -> Reading:
     """Read all of these, and look behind each whether it makes sense to end there."""
-    reading = Reading()
+    reading = Reading(gaps=gaps)
     for entry in entries:
         reading.take(entry)
     return reading
 
 
 def has_let_go(record: SwapRecord) -> bool:
-    """Return whether a swap has turned round and has unloaded all again: whoever loads its version now wants it."""
+    """Return whether a swap has turned round and undone all but its slot: whoever loads its version now wants it."""
     return not record.progress.forward and record.progress.step is ORDER[0]
 
 

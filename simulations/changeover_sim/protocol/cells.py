@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import attrs
@@ -147,9 +146,9 @@ class Cell:
         return Counter(trial.note for trial in self.ended("found"))
 
 
-def per_second(cells: Sequence[Cell]) -> float | None:
-    """Return how many schedules were run in a second of these cells' trials; None where there was no long trial."""
-    every = (one for cell in cells for one in cell.ended("found", "cap", "time", "short"))
+def per_second(cell: Cell) -> float | None:
+    """Return how many schedules were run in a second of a cell's trials; None where there was no long trial."""
+    every = cell.ended("found", "cap", "time", "short")
     timed = [one for one in every if one.schedules >= LONG and one.seconds]
     seconds = sum(trial.seconds for trial in timed)
     return sum(trial.schedules for trial in timed) / seconds if seconds else None

@@ -122,16 +122,19 @@ def _planned(arguments: argparse.Namespace) -> Plan:
     from changeover_sim.protocol.plan import Plan  # noqa: PLC0415 - the same
 
     known = subjects.subjects()
-    taken = (*(arguments.port or ()), *(arguments.policy or ()))
-    swallowed = [name for name in taken if name in known and name not in subjects.POLICIES]
-    if swallowed:  # a kernel and a policy have the same name
+    taken = [name for name in arguments.policy or () if name not in subjects.POLICIES]  # a kernel may have that name
+    swallowed = [name for name in (*(arguments.port or ()), *taken) if name in known]
+    if swallowed:
         raise Refused(f"{', '.join(swallowed)}: kernels are named first, before the options")
     names = _known("kernel", arguments.kernels or known, known)
     ports = _known("port", arguments.port or PORTS, PORTS)
-    policies = _known("policy", arguments.policy or subjects.POLICIES, subjects.POLICIES)
+    sheet = _sheet(arguments)
+    tried = {cell.key.policy for cell in sheet.cells}
+    default = [name for name in subjects.POLICIES if name in tried] if arguments.table_only else subjects.POLICIES
+    policies = _known("policy", arguments.policy or default, subjects.POLICIES)
     caps = _caps(arguments.cap, known)
     chosen = [attrs.evolve(known[name], cap=caps[name]) for name in names]
-    return Plan(_sheet(arguments), chosen, ports, policies, arguments.trials, arguments.seconds_a_cell)
+    return Plan(sheet, chosen, ports, policies, arguments.trials, arguments.seconds_a_cell)
 
 
 def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
@@ -243,6 +246,8 @@ def _tell(plan: Plan, arguments: argparse.Namespace) -> int:
     from changeover_sim.protocol import as_json, drawing, table, view  # noqa: PLC0415 - importing a command must be cheap
 
     shown: View = view.view(plan)
+    if not shown.rows and arguments.table_only:
+        raise Refused("there are no results of what was asked for; leave --table-only out to make them")
     if arguments.json:
         print(json.dumps(as_json.as_json(shown), indent=2))
     else:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from changeover_sim.kernels.port import PORTS
 from changeover_sim.protocol import ranks
-from changeover_sim.protocol.cells import Cell, Key, Trial
+from changeover_sim.protocol.cells import LONG, Cell, Key, Trial
 from changeover_sim.protocol.published import PUBLISHED, RANKED, TRIALS, Figure
 from changeover_sim.protocol.view import Row, View
 
@@ -151,7 +151,10 @@ def _scores(view: View) -> list[str]:
         (f"mean over {len(view.common)} rows", *(_or_dash(score.average) for score in scores)),
         ("schedules/s", *(_or_dash(score.per_second) for score in scores)),
     ]
-    text = "The mean is geometric, over the rows in which each of these policies found the bug in every trial."
+    text = (
+        "The mean is geometric, over the rows in which each of these policies found the bug in every trial; that of "
+        f"schedules a second is over those in which each has a trial of {LONG} schedules or more."
+    )
     arms = view.arms("portfolio").most_common() if "portfolio" in view.policies else []
     told = [f"found by these arms of the portfolio: {', '.join(f'{arm} {n}' for arm, n in arms)}"] if arms else []
     return [*aligned(rows), *(line for one in (text, *told) for line in textwrap.wrap(one, WIDTH))]

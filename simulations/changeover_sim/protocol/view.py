@@ -5,7 +5,6 @@ Values only; it reads no file but the sources behind the cells' digests.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +56,7 @@ class Score:
     average: float | None
     """The geometric mean of the means, over the rows in which every policy has found the bug in every trial."""
     per_second: float | None
-    """Schedules."""
+    """Schedules, in the geometric mean of the rows in which each policy has made a long trial."""
 
 
 @attrs.frozen
@@ -101,16 +100,24 @@ class View:
 
     def _score(self, policy: str) -> Score:
         cells = [row.cells[policy] for row in self.telling if policy in row.cells]
-        means = [math.log(row.cells[policy].mean or 1) for row in self.common]
+        means = [row.cells[policy].mean or 1.0 for row in self.common]
         return Score(
             policy,
             sum(len(cell.found) for cell in cells),
             sum(cell.done for cell in cells),
             sum(self._in_full(cell) for cell in cells),
             len(cells),
-            math.exp(statistics.fmean(means)) if means else None,
-            per_second(cells),
+            statistics.geometric_mean(means) if means else None,
+            self._per_second(policy),
         )
+
+    def _per_second(self, policy: str) -> float | None:
+        rates = [
+            [per_second(row.cells[one]) if one in row.cells else None for one in self.policies] for row in self.rows
+        ]
+        place = self.policies.index(policy)
+        common = [rate for row in rates if None not in row and (rate := row[place]) is not None]
+        return statistics.geometric_mean(common) if common else None
 
     def arms(self, policy: str) -> Counter[str]:
         """Return who has found the bugs for a policy, and how often."""
@@ -140,12 +147,11 @@ class View:
 
 
 def view(plan: Plan) -> View:
-    """Return what the results file of a plan has of what was asked for, without policies that were not tried."""
+    """Return what the results file of a plan has of what was asked for."""
     cells = {cell.key: cell for cell in plan.sheet.cells}
     rows = [_row(cells, subject, port, plan.policies) for subject in plan.subjects for port in plan.ports]
     shown = [row for row in rows if row.cells]
-    tried = [policy for policy in plan.policies if any(policy in row.cells for row in shown)]
-    return View(shown, tried, plan.trials, plan.seconds_a_cell, plan.sheet.made)
+    return View(shown, plan.policies, plan.trials, plan.seconds_a_cell, plan.sheet.made)
 
 
 def _row(all_cells: Mapping[Key, Cell], subject: Subject, port: str, policies: Sequence[str]) -> Row:

@@ -72,14 +72,14 @@ class Player:
         """Have runs watched by these."""
         self._oracles = oracles
         self._log_lines = log_lines
-        self._stack: ExitStack
+        self._stack = ExitStack()
         self._stage: Stage
 
     def __enter__(self) -> Self:
         """Take over this thread; refused inside `trio.run`."""
         with ExitStack() as stack:
-            stack.enter_context(silenced())
             self._stage = stack.enter_context(Stage(Rules(steps_max=STEPS_MAX, stall_s=STALL_S), 0).open())
+            stack.enter_context(silenced())  # behind the stage, which lets one in at a time
             self._stack = stack.pop_all()
         return self
 

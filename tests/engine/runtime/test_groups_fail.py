@@ -392,3 +392,22 @@ async def test_one_new_version_that_is_held_delays_its_group_no_longer_than_the_
     lease.release()
     await settle()
     await check_group_undone(rig, swap.error.operation, models)
+
+
+async def test_an_engine_that_ends_while_a_group_is_undone_says_why_it_was(autojump_clock: Any) -> None:
+    """One load fails, and the other new model cannot be closed in time: the end names both that and the failure."""
+    hang = trio.Event()
+    async with open_rig(close_timeout_s=1.0) as rig:
+        await two_of_each(rig, load_error={"a": None, "b": Broken("no weights")})
+        rig.takes("load b/2", 3.0)
+        rig.takes("close a/2", hang)
+        rig.engine.start_group_swap(to("2"))
+        await trio.sleep(30)
+        assert rig.engine.swaps()[0].state is SwapState.ROLLING_BACK
+    told = rig.engine.swaps()[0]
+    hang.set()
+    await settle()
+    assert told.state is SwapState.FAILED
+    assert told.error_message is not None
+    assert told.error_message.startswith("LoadFailed: b/2 was not loaded")
+    assert told.error_message.endswith("no weights; the engine was closed before the swap ended")

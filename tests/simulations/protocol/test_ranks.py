@@ -63,12 +63,22 @@ def test_nothing_found_in_a_hurry_is_not_ranked() -> None:
     assert str(ranks.measured([*good[:2], *nothing[2:]])) == "1= 1= 3= 3="
 
 
+def test_who_found_nothing_is_held_against_whoever_needs_the_most() -> None:
+    """Five times that is enough; so are as many trials as were published, however short, and fewer are not."""
+    others = [cell("stack", "surw", 5), cell("stack", "pct-3", 5), cell("stack", "pos", 50)]
+    assert ranks.measured([*others, cell("stack", "random").with_trial(trial(0, 249, "time"))]) is None
+    assert str(ranks.measured([*others, cell("stack", "random").with_trial(trial(0, 250, "time"))])) == "1= 1= 3 4"
+    assert str(ranks.measured([*others, cell("stack", "random", *[None] * 20, cap=2)])) == "1= 1= 3 4"
+    assert ranks.measured([*others, cell("stack", "random", *[None] * 19, cap=2)]) is None
+
+
 def test_pairs_that_are_close_are_not_compared() -> None:
     """Of 10, 15, 40 and never, the first two may change places; the other five pairs may not."""
     said = ranking((10, 15, 40, None))
     assert ranks.clear_pairs(said, ranking((15, 10, 40, None))) == (5, 5)
     assert ranks.clear_pairs(said, ranking((10, 50, 40, None))) == (4, 5)
     assert ranks.clear_pairs(said, ranking((10, 15, None, None))) == (4, 5)
+    assert ranks.clear_pairs(ranking((40, 10, 15, None)), ranking((7, 7, 7, 7))) == (0, 5)  # alike is no order
 
 
 def test_the_published_figures_are_those_of_kernels_that_there_are() -> None:

@@ -57,6 +57,8 @@ class Promise10Budget(Oracle):
         """The sum of that."""
         self._idle_s: float | None = None
         """Since when a load waits for room though nothing is leaving; None: none does."""
+        self._waits: list[str] = []
+        """The versions that did then."""
         self._reserved = 0
         self._at_work: int = 0
 
@@ -74,6 +76,8 @@ class Promise10Budget(Oracle):
         """Compare what is reserved with the budget, and with what is there, where either has changed."""
         if self._budget is not None and self._clock.has_moved():
             self._look_at_line(life)
+        if self._idle_s is not None and any(f"{_LOAD}{name}" in self._threads.at_work for name in self._waits):
+            self._idle_s = None  # it may raise before the next moment
         reserved, at_work = self._store.reserved_bytes, len(self._threads.at_work)
         if reserved == self._reserved and at_work == self._at_work:
             return
@@ -97,7 +101,7 @@ class Promise10Budget(Oracle):
         if not waits or any(state in _LEAVING for state in states.values()) or any(map(_is_close, at_work)):
             self._idle_s = None
         elif self._idle_s is None:
-            self._idle_s = self._clock.at_s
+            self._idle_s, self._waits = self._clock.at_s, waits
         else:
             held = self._what_is_there()
             self.broken(f"{', '.join(waits)} waits for room since {self._idle_s:g}, and nothing is leaving; {held}")

@@ -28,7 +28,7 @@ from changeover.runtime.shifting import TurnRound
 from changeover.runtime.steps import Steps, backoff_s, mark_turn, settled
 from changeover.runtime.supervisor import ChildSpec, Supervisor
 from changeover.runtime.swap import Swap, SwapWorld
-from changeover.runtime.why import not_done
+from changeover.runtime.why import cut_off, not_done, told_of
 
 COMPENSATION_TRIES = 4
 """How often a compensation is tried before it is reported as failed."""
@@ -213,10 +213,8 @@ class Saga:
         """Hear that the task has ended, or will never begin: nobody may wait for it in vain."""
         self._give_up_slot()
         if not self.ended.settled:
-            crash = f"its task crashed: {describe(self._cause)}" if self._has_crashed and self._cause else None
-            why = self._book.operation.error_message or (None if crash else self._told())
-            said = (why, crash or "the engine was closed before the swap ended")
-            self._book.update(error_message="; ".join(text for text in said if text))
+            said = cut_off(self._book.operation.error_message, self._cause, crashed=self._has_crashed)
+            self._book.update(error_message=said)
             self._end(self._ended(SwapState.FAILED))
 
     def _crashed(self, error: Exception, _delay_s: float | None) -> None:
@@ -339,7 +337,7 @@ class Saga:
     async def _finish(self, state: SwapState) -> None:
         """Write the end down, then make it known."""
         self._is_finishing = True
-        told = self._told()
+        told = told_of(self._cause)
         ended = self._ended(state, told)
         ours = [model for model in self.models if self._world.slots.holder(model) in (None, self)]
         try:
@@ -380,10 +378,6 @@ class Saga:
         return error
 
     # --- small things ---
-
-    def _told(self) -> str | None:
-        """Return what made it fail, as the operation tells it."""
-        return f"{type(self._cause).__name__}: {self._cause}" if self._cause else None
 
     def _protected(self) -> trio.CancelScope:
         """Return a scope that nothing cancels from outside, unless the end of the engine has to."""

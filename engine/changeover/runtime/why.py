@@ -26,6 +26,20 @@ from changeover.errors import (
 from changeover.runtime.memory import let_go
 
 
+def told_of(cause: Exception | None) -> str | None:
+    """Return what made a swap fail, as its operation tells it."""
+    return f"{type(cause).__name__}: {cause}" if cause else None
+
+
+def cut_off(said: str | None, cause: Exception | None, *, crashed: bool) -> str:
+    """Return what is told of a swap whose task has ended before it: what had turned it round, and what ended that."""
+    if crashed and cause is not None:
+        why, end = said, f"its task crashed: {describe(cause)}"
+    else:
+        why, end = said or told_of(cause), "the engine was closed before the swap ended"
+    return f"{why}; {end}" if why else end
+
+
 def already_loaded(key: VersionKey) -> AlreadyLoaded:
     """Say that it is ready."""
     return AlreadyLoaded(

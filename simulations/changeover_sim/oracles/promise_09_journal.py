@@ -81,7 +81,6 @@ class Promise09Journal(Oracle):
         self._entries = found
 
     def _take(self, entries: tuple[Entry, ...]) -> None:
-        self._reading.gaps = self._struck() > 0
         for entry in entries:
             self.judged += 1
             try:
@@ -93,7 +92,7 @@ class Promise09Journal(Oracle):
         """Read all of it: a death has taken some, or left what nobody was told of."""
         self._entries = tuple(self._written)
         try:
-            self._reading = read(self._entries, gaps=self._struck() > 0)
+            self._reading = read(self._entries)
         except AssertionError as error:
             self.broken(f"what the process has left makes no sense: {error}")
 
@@ -102,7 +101,7 @@ class Promise09Journal(Oracle):
     def life_began(self, life: Life) -> None:
         """Hold the new engine against what is on the disk."""
         self._read_anew()
-        left = read(self._entries, gaps=self._struck() > 0)
+        left = read(self._entries)
         self._recoveries = Recoveries(left, self.holds)
         self._troubles, self._delays = self._struck(), self._struck(*_DELAYS)
         self._active = {}

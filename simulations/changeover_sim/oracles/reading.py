@@ -39,8 +39,6 @@ class Reading:
     """By swap, the models of which a row by itself has said since whom they want."""
     moved: set[str] = attrs.field(factory=set[str])
     """Swaps whose pivot is there and was not taken back."""
-    gaps: bool = False
-    """Whether entries may be missing: a disk has refused some."""
 
     @property
     def open(self) -> dict[str, SwapState]:
@@ -75,8 +73,7 @@ class Reading:
             version = None if data is None else decode(DesiredVersion, data).version
             # What is no news follows from what became of the swaps.
             is_news = model not in told or model in says or model not in self.meant
-            # The end of a swap says who is active, whatever else is on its way; that one has let go may be lost.
-            if not entry.swaps and not self.gaps:
+            if not entry.swaps:  # the end of a swap says who is active, whatever else is on its way
                 assert not self._is_tried(model, version), f"{model}: {version} is wanted before its pivot"
             self.spoken.add(model)
             if model not in told:
@@ -119,9 +116,9 @@ class Reading:
                 self.meant.setdefault(member.model, member.from_version)
 
 
-def read(entries: Iterable[Entry], *, gaps: bool = False) -> Reading:
+def read(entries: Iterable[Entry]) -> Reading:
     """Read all of these, and look behind each whether it makes sense to end there."""
-    reading = Reading(gaps=gaps)
+    reading = Reading()
     for entry in entries:
         reading.take(entry)
     return reading

@@ -72,6 +72,17 @@ def test_what_the_file_has_is_not_run_again(ran: Ran) -> None:
     assert ran("stack", "--policy", "surw", "pos", "--port", "natural", "--trials", 1) == ["stack surw 0"]
 
 
+def test_a_table_has_the_policies_that_were_tried(ran: Ran, capsys: Saw) -> None:
+    """Unless one is named; of what was never run there is no table."""
+    ran(*FEW)
+    ran("--results", "kernels.json", "--table-only")
+    assert "starvation" not in capsys.readouterr().out
+    ran("--results", "kernels.json", "--table-only", "--policy", "pos", "surw")
+    assert " surw" in capsys.readouterr().out
+    ran("--results", "kernels.json", "--table-only", "--policy", "starvation", status=2)
+    assert "there are no results of what was asked for; leave --table-only out to make them" in capsys.readouterr().err
+
+
 def test_a_policy_may_have_the_name_of_a_kernel(ran: Ran) -> None:
     """Behind `--policy` it is the policy that is meant."""
     ran_now = ran("starvation", "--policy", "starvation", "--port", "natural", "--trials", 1)
@@ -196,7 +207,7 @@ def test_machines_get_one_object(ran: Ran, capsys: Saw) -> None:
 
 def test_a_table_alone_runs_nothing(ran: Ran, capsys: Saw) -> None:
     """It is that of the file; where there is none, that is said, and none is made."""
-    assert ran("--table-only", "--results", "none.json", status=2) == []
+    assert ran("--results", "kernels.json", "--table-only", "--results", "none.json", status=2) == []
     assert capsys.readouterr().err.startswith("changeover: there are no results at none.json")
     assert list(Path().iterdir()) == []
     ran(*FEW)
